@@ -1,0 +1,1 @@
+//! weftd, the agent of a host.

@@ -1,0 +1,1 @@
+//! Wire and stored types with their validation.

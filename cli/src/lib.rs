@@ -1,0 +1,1 @@
+//! weft, the command line people use.

@@ -1,0 +1,1 @@
+//! weft-cni, the CNI plugin.

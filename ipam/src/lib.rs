@@ -1,0 +1,1 @@
+//! Address pool of one subnet and its journal.

@@ -1,0 +1,1 @@
+//! Pure types and decisions: it can open no file, socket, clock or map.

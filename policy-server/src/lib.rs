@@ -1,0 +1,1 @@
+//! weft-policy-server: the REST API for policies.

@@ -1,0 +1,1 @@
+//! Integration tests: one file a behaviour, real binaries on the real kernel.
