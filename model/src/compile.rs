@@ -1,0 +1,165 @@
+//! From policies to the rules and look-up tables of the policy sets a host needs.
+
+use crate::id::{GroupId, Tag};
+use crate::policy::{Direction, Peer, Policy, PolicySet, PortRange, Protocol, Rule, Traffic, Verdict};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Precedence of rules made from allow policies (CF's API); lower and higher ones are free for tiers.
+pub const ALLOW_PRECEDENCE: u32 = 1_000_000;
+
+/// What a host needs of all policies and tags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// All policies, or at least those whose destination has workloads here.
+    pub policies: BTreeSet<Policy>,
+    /// Tags of the groups they name.
+    pub tags: BTreeMap<GroupId, Tag>,
+}
+
+impl Policies {
+    /// The tags that identify a group's workloads: the only place that knows it is one.
+    pub fn tags_of(&self, group: &GroupId) -> impl Iterator<Item = Tag> + use<> {
+        self.tags.get(group).copied().into_iter()
+    }
+
+    /// Whether some policy names `group` as destination.
+    #[must_use]
+    pub fn is_destination(&self, group: &GroupId) -> bool {
+        self.policies.iter().any(|policy| &policy.destination == group)
+    }
+}
+
+/// What a group's workloads on this host are, besides what policies say of them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stance {
+    /// Against whom they protect themselves.
+    pub isolation: crate::policy::Isolation,
+    /// Whether other weft hosts' own addresses may always reach them.
+    pub hosts_may_reach: bool,
+    /// Host services they may open connections to; `None`: all.
+    pub host_services: Option<BTreeSet<(Protocol, u16)>>,
+}
+
+/// The policy set of `group`'s workloads (`None`: workloads without identity, which nobody but
+/// their own host reaches).
+#[must_use]
+pub fn policy_set(group: Option<&GroupId>, stance: &Stance, policies: &Policies) -> PolicySet {
+    let mut rules = Vec::new();
+    let mut push = |direction, peer, traffic| {
+        let id = u32::try_from(rules.len()).unwrap_or(u32::MAX - 1) + 1;
+        rules.push(Rule { direction, peer, traffic, precedence: ALLOW_PRECEDENCE, verdict: Verdict::Allow, id });
+    };
+    for (protocol, port) in stance.host_services.iter().flatten() {
+        if let Some(range) = PortRange::new(*port, *port) {
+            push(Direction::Egress, Peer::Host, Traffic::Ports(*protocol, range));
+        }
+    }
+    for policy in policies.policies.iter().filter(|policy| Some(&policy.destination) == group) {
+        for tag in policies.tags_of(&policy.source) {
+            push(Direction::Ingress, Peer::Tag(tag), Traffic::Ports(policy.protocol, policy.ports));
+        }
+    }
+    let is_destination = group.is_some_and(|group| policies.is_destination(group));
+    PolicySet {
+        isolated: group.is_none() || crate::policy::isolated(stance.isolation, is_destination),
+        hosts_may_reach: group.is_some() && stance.hosts_may_reach,
+        host_listed_only: stance.host_services.is_some(),
+        rules,
+    }
+}
+
+/// A block of ports that share their leading bits: `prefix_len` of the 16 bits of `port` count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortPrefix {
+    /// First port of the block.
+    pub port: u16,
+    /// How many leading bits are fixed, 0 to 16.
+    pub prefix_len: u8,
+}
+
+/// The fewest port prefixes that cover exactly `ports`.
+#[must_use]
+pub fn port_prefixes(ports: PortRange) -> Vec<PortPrefix> {
+    let mut prefixes = Vec::new();
+    let (mut start, end) = (u32::from(ports.start()), u32::from(ports.end()));
+    while start <= end {
+        let aligned = if start == 0 { 16 } else { start.trailing_zeros().min(16) };
+        let fits = (end - start + 1).ilog2();
+        let bits = aligned.min(fits);
+        prefixes.push(PortPrefix {
+            port: u16::try_from(start).unwrap_or(u16::MAX),
+            prefix_len: 16 - u8::try_from(bits).unwrap_or(16),
+        });
+        start += 1 << bits;
+    }
+    prefixes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Isolation, Remote, judge};
+    use proptest::prelude::*;
+
+    fn group(name: &str) -> GroupId {
+        GroupId::new(name).unwrap()
+    }
+
+    fn stance(isolation: Isolation) -> Stance {
+        Stance { isolation, hosts_may_reach: false, host_services: None }
+    }
+
+    fn web_policies() -> Policies {
+        let policy = Policy {
+            source: group("app"),
+            destination: group("web"),
+            protocol: Protocol::Tcp,
+            ports: PortRange::new(80, 80).unwrap(),
+        };
+        Policies {
+            policies: BTreeSet::from([policy]),
+            tags: BTreeMap::from([(group("app"), Tag::new(1).unwrap()), (group("web"), Tag::new(2).unwrap())]),
+        }
+    }
+
+    #[test]
+    fn selected_is_isolated_only_when_named_as_destination() {
+        let policies = web_policies();
+        assert!(policy_set(Some(&group("web")), &stance(Isolation::Selected), &policies).isolated);
+        assert!(!policy_set(Some(&group("app")), &stance(Isolation::Selected), &policies).isolated);
+        assert!(policy_set(Some(&group("app")), &stance(Isolation::Always), &policies).isolated);
+        assert!(!policy_set(Some(&group("web")), &stance(Isolation::Never), &policies).isolated);
+    }
+
+    #[test]
+    fn a_workload_without_identity_is_isolated_whatever_the_mode() {
+        let set = policy_set(None, &stance(Isolation::Never), &web_policies());
+        assert!(set.isolated && set.rules.is_empty() && !set.hosts_may_reach);
+    }
+
+    #[test]
+    fn a_policy_without_a_tag_for_its_source_allows_nobody() {
+        let mut policies = web_policies();
+        policies.tags.clear();
+        let set = policy_set(Some(&group("web")), &stance(Isolation::Always), &policies);
+        assert_eq!(set.rules, []);
+        let remote = Remote::Tagged(Tag::new(1).unwrap());
+        assert_eq!(judge(&set, Direction::Ingress, remote, 6, 80).0, Verdict::Deny);
+    }
+
+    proptest! {
+        #[test]
+        fn prefixes_cover_exactly_the_range(a in 1u16.., b in 1u16..) {
+            let range = PortRange::new(a.min(b), a.max(b)).unwrap();
+            let prefixes = port_prefixes(range);
+            prop_assert!(prefixes.len() <= 30);
+            for port in [1, a, b, a.saturating_sub(1), b.saturating_add(1), a.midpoint(b), 65535] {
+                let hits = prefixes.iter().filter(|p| {
+                    let shift = 16 - u32::from(p.prefix_len);
+                    (u32::from(port) >> shift) == (u32::from(p.port) >> shift)
+                }).count();
+                prop_assert_eq!(hits, usize::from(range.contains(port)));
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Which subnet a host takes, and the state machine of its lease.
