@@ -62,11 +62,30 @@ impl Reason {
 
     /// All, by code.
     pub const ALL: [Self; Self::COUNT as usize] = [
-        Self::Passed, Self::Policy, Self::NoEndpoint, Self::SpoofedMac, Self::SpoofedIp,
-        Self::SpoofedArp, Self::Malformed, Self::Fragment, Self::MidStream, Self::NotAPeer,
-        Self::InnerSource, Self::EtherType, Self::HostAccess, Self::WorkloadVxlan, Self::LinkLocal,
-        Self::WrongDestination, Self::RogueServer, Self::Audited, Self::Rejected,
-        Self::ConntrackFull, Self::RecordLimited, Self::RecordLost, Self::Multicast, Self::Revoked,
+        Self::Passed,
+        Self::Policy,
+        Self::NoEndpoint,
+        Self::SpoofedMac,
+        Self::SpoofedIp,
+        Self::SpoofedArp,
+        Self::Malformed,
+        Self::Fragment,
+        Self::MidStream,
+        Self::NotAPeer,
+        Self::InnerSource,
+        Self::EtherType,
+        Self::HostAccess,
+        Self::WorkloadVxlan,
+        Self::LinkLocal,
+        Self::WrongDestination,
+        Self::RogueServer,
+        Self::Audited,
+        Self::Rejected,
+        Self::ConntrackFull,
+        Self::RecordLimited,
+        Self::RecordLost,
+        Self::Multicast,
+        Self::Revoked,
     ];
 
     /// The name in logs, metrics and documentation.

@@ -1,1 +1,11 @@
 //! Wire and stored types with their validation.
+//!
+//! `agent`: between the plugin, the command line and the agent, over the agent's unix socket.
+//! `policies`: Cloud Foundry's network policy API. `stored`: our documents in the store.
+//! `flannel`: flannel's documents there, which we share. `denial`: records of denied packets.
+
+pub mod agent;
+pub mod denial;
+pub mod flannel;
+pub mod policies;
+pub mod stored;

@@ -158,7 +158,10 @@ impl FromStr for Tag {
         if value.len() != 4 || !value.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(invalid());
         }
-        u16::from_str_radix(value, 16).ok().and_then(Self::new).ok_or_else(invalid)
+        u16::from_str_radix(value, 16)
+            .ok()
+            .and_then(Self::new)
+            .ok_or_else(invalid)
     }
 }
 

@@ -157,11 +157,20 @@ impl fmt::Display for Op {
     /// In the words of `ip`, `bridge`, `sysctl` and `nft`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateBridge { name, mac, mtu } => write!(f, "link add {name} address {mac} mtu {mtu} type bridge"),
+            Self::CreateBridge { name, mac, mtu } => {
+                write!(f, "link add {name} address {mac} mtu {mtu} type bridge")
+            }
             Self::CreateVxlan(v) => write!(
                 f,
                 "link add {} address {} mtu {} type vxlan id {} local {} dev if{} dstport {} nolearning{}",
-                v.name, v.mac, v.mtu, v.vni, v.local, v.underlay, v.port, if v.gbp { " gbp" } else { "" }
+                v.name,
+                v.mac,
+                v.mtu,
+                v.vni,
+                v.local,
+                v.underlay,
+                v.port,
+                if v.gbp { " gbp" } else { "" }
             ),
             Self::CreateVeth(v) => write!(
                 f,
@@ -173,22 +182,40 @@ impl fmt::Display for Op {
             Self::SetMtu(link, mtu) => write!(f, "link set {link} mtu {mtu}"),
             Self::SetUp(link) => write!(f, "link set {link} up"),
             Self::JoinBridge { link, bridge } => {
-                write!(f, "link set {link} master {bridge} isolated on learning off flood off")
+                write!(
+                    f,
+                    "link set {link} master {bridge} isolated on learning off flood off"
+                )
             }
             Self::AddAddress(link, address) => write!(f, "addr add {address} dev {link}"),
             Self::DeleteAddress(link, address) => write!(f, "addr del {address} dev {link}"),
-            Self::ReplaceNeighbour(link, ip, mac) => write!(f, "neigh replace {ip} lladdr {mac} dev {link} nud permanent"),
+            Self::ReplaceNeighbour(link, ip, mac) => write!(
+                f,
+                "neigh replace {ip} lladdr {mac} dev {link} nud permanent"
+            ),
             Self::DeleteNeighbour(link, ip) => write!(f, "neigh del {ip} dev {link}"),
-            Self::ReplaceTunnelEntry { link, mac, to } => write!(f, "fdb replace {mac} dev {link} dst {to} self permanent"),
-            Self::DeleteTunnelEntry { link, mac, to } => write!(f, "fdb del {mac} dev {link} dst {to} self"),
-            Self::ReplacePortEntry(link, mac) => write!(f, "fdb replace {mac} dev {link} master static"),
+            Self::ReplaceTunnelEntry { link, mac, to } => {
+                write!(f, "fdb replace {mac} dev {link} dst {to} self permanent")
+            }
+            Self::DeleteTunnelEntry { link, mac, to } => {
+                write!(f, "fdb del {mac} dev {link} dst {to} self")
+            }
+            Self::ReplacePortEntry(link, mac) => {
+                write!(f, "fdb replace {mac} dev {link} master static")
+            }
             Self::ReplaceRoute(route) => write!(f, "route replace {route} proto {ROUTE_PROTOCOL}"),
             Self::DeleteRoute(route) => write!(f, "route del {route} proto {ROUTE_PROTOCOL}"),
             Self::SetSysctl(key, value) => write!(f, "sysctl {key} = {value}"),
             Self::PutNft(table) => {
                 write!(f, "nft replace table:")?;
                 for chain in &table.chains {
-                    write!(f, " chain {} {{ {} {} }}", chain.name, chain.hook, chain.rules.join("; "))?;
+                    write!(
+                        f,
+                        " chain {} {{ {} {} }}",
+                        chain.name,
+                        chain.hook,
+                        chain.rules.join("; ")
+                    )?;
                 }
                 Ok(())
             }
