@@ -1,1 +1,11 @@
 //! The only door to etcd: leases, hosts, policies and tags as domain-level stores.
+//!
+//! Nothing here is key-value: the Kubernetes API, a later store, has no multi-key transaction.
+
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod hosts;
+pub mod policy;
+
+pub use error::StoreError;
