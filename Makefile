@@ -1,0 +1,39 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Both install what is missing.
+# Everything runs as root: weft makes network namespaces and loads eBPF programs.
+
+CARGO ?= cargo
+RELEASE := target/release
+# The plugin is started for every workload: linked statically, so that no library is searched for.
+PLUGIN := target/x86_64-unknown-linux-gnu/release/weft-cni
+
+.PHONY: demo test bench build setup fmt lint unit integration clean-lab
+
+demo: build
+	$(RELEASE)/weft-lab demo
+
+test: fmt lint unit integration
+
+bench: build
+	$(RELEASE)/weft-lab bench
+
+setup:
+	@scripts/setup
+
+build: setup
+	$(CARGO) build --release -p weft-agent -p weft-policy-server -p weft-cli -p weft-lab
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+		$(CARGO) build --release -p weft-cni-plugin --target x86_64-unknown-linux-gnu
+	cp -f $(PLUGIN) $(RELEASE)/weft-cni.new && mv -f $(RELEASE)/weft-cni.new $(RELEASE)/weft-cni
+
+fmt: setup
+	$(CARGO) fmt --all --check
+
+lint: setup
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+unit: setup
+	$(CARGO) test --workspace --exclude weft-tests --exclude weft-lab
+
+# The lab drives the release binaries, the same that are shipped.
+integration: build
+	$(CARGO) test -p weft-lab -p weft-tests
