@@ -1,9 +1,7 @@
 //! From policies to the rules and look-up tables of the policy sets a host needs.
 
 use crate::id::{GroupId, Tag};
-use crate::policy::{
-    Direction, Peer, Policy, PolicySet, PortRange, Protocol, Rule, Traffic, Verdict,
-};
+use crate::policy::{Direction, Peer, Policy, PolicySet, PortRange, Protocol, Rule, Traffic, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Precedence of rules made from allow policies (CF's API); lower and higher ones are free for tiers.
@@ -27,9 +25,7 @@ impl Policies {
     /// Whether some policy names `group` as destination.
     #[must_use]
     pub fn is_destination(&self, group: &GroupId) -> bool {
-        self.policies
-            .iter()
-            .any(|policy| &policy.destination == group)
+        self.policies.iter().any(|policy| &policy.destination == group)
     }
 }
 
@@ -51,35 +47,16 @@ pub fn policy_set(group: Option<&GroupId>, stance: &Stance, policies: &Policies)
     let mut rules = Vec::new();
     let mut push = |direction, peer, traffic| {
         let id = u32::try_from(rules.len()).unwrap_or(u32::MAX - 1) + 1;
-        rules.push(Rule {
-            direction,
-            peer,
-            traffic,
-            precedence: ALLOW_PRECEDENCE,
-            verdict: Verdict::Allow,
-            id,
-        });
+        rules.push(Rule { direction, peer, traffic, precedence: ALLOW_PRECEDENCE, verdict: Verdict::Allow, id });
     };
     for (protocol, port) in stance.host_services.iter().flatten() {
         if let Some(range) = PortRange::new(*port, *port) {
-            push(
-                Direction::Egress,
-                Peer::Host,
-                Traffic::Ports(*protocol, range),
-            );
+            push(Direction::Egress, Peer::Host, Traffic::Ports(*protocol, range));
         }
     }
-    for policy in policies
-        .policies
-        .iter()
-        .filter(|policy| Some(&policy.destination) == group)
-    {
+    for policy in policies.policies.iter().filter(|policy| Some(&policy.destination) == group) {
         for tag in policies.tags_of(&policy.source) {
-            push(
-                Direction::Ingress,
-                Peer::Tag(tag),
-                Traffic::Ports(policy.protocol, policy.ports),
-            );
+            push(Direction::Ingress, Peer::Tag(tag), Traffic::Ports(policy.protocol, policy.ports));
         }
     }
     let is_destination = group.is_some_and(|group| policies.is_destination(group));
@@ -106,11 +83,7 @@ pub fn port_prefixes(ports: PortRange) -> Vec<PortPrefix> {
     let mut prefixes = Vec::new();
     let (mut start, end) = (u32::from(ports.start()), u32::from(ports.end()));
     while start <= end {
-        let aligned = if start == 0 {
-            16
-        } else {
-            start.trailing_zeros().min(16)
-        };
+        let aligned = if start == 0 { 16 } else { start.trailing_zeros().min(16) };
         let fits = (end - start + 1).ilog2();
         let bits = aligned.min(fits);
         prefixes.push(PortPrefix {
@@ -133,11 +106,7 @@ mod tests {
     }
 
     fn stance(isolation: Isolation) -> Stance {
-        Stance {
-            isolation,
-            hosts_may_reach: false,
-            host_services: None,
-        }
+        Stance { isolation, hosts_may_reach: false, host_services: None }
     }
 
     fn web_policies() -> Policies {
@@ -149,10 +118,7 @@ mod tests {
         };
         Policies {
             policies: BTreeSet::from([policy]),
-            tags: BTreeMap::from([
-                (group("app"), Tag::new(1).unwrap()),
-                (group("web"), Tag::new(2).unwrap()),
-            ]),
+            tags: BTreeMap::from([(group("app"), Tag::new(1).unwrap()), (group("web"), Tag::new(2).unwrap())]),
         }
     }
 
@@ -178,10 +144,7 @@ mod tests {
         let set = policy_set(Some(&group("web")), &stance(Isolation::Always), &policies);
         assert_eq!(set.rules, []);
         let remote = Remote::Tagged(Tag::new(1).unwrap());
-        assert_eq!(
-            judge(&set, Direction::Ingress, remote, 6, 80).0,
-            Verdict::Deny
-        );
+        assert_eq!(judge(&set, Direction::Ingress, remote, 6, 80).0, Verdict::Deny);
     }
 
     proptest! {

@@ -126,12 +126,7 @@ pub fn plan_surroundings(desired: &Surroundings, actual: &Surroundings) -> Vec<M
             ops.push(MapOp::PutPeer(*subnet, *peer));
         }
     }
-    ops.extend(
-        desired
-            .host_addresses
-            .difference(&actual.host_addresses)
-            .map(|ip| MapOp::PutHostAddress(*ip)),
-    );
+    ops.extend(desired.host_addresses.difference(&actual.host_addresses).map(|ip| MapOp::PutHostAddress(*ip)));
     ops.extend(
         actual
             .peers
@@ -139,11 +134,6 @@ pub fn plan_surroundings(desired: &Surroundings, actual: &Surroundings) -> Vec<M
             .filter(|subnet| !desired.peers.contains_key(subnet))
             .map(|subnet| MapOp::RemovePeer(*subnet)),
     );
-    ops.extend(
-        actual
-            .host_addresses
-            .difference(&desired.host_addresses)
-            .map(|ip| MapOp::RemoveHostAddress(*ip)),
-    );
+    ops.extend(actual.host_addresses.difference(&desired.host_addresses).map(|ip| MapOp::RemoveHostAddress(*ip)));
     ops
 }

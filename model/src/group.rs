@@ -76,10 +76,9 @@ pub fn group_of(rules: &GroupRules, identity: &Identity) -> Result<Option<GroupI
         HostKind::Cell => match identity.policy_group_id.as_deref() {
             None | Some("") => Ok(None),
             // The prefix belongs to pods; an app cannot claim to be one.
-            Some(id) if id.starts_with("k8s:") => Err(GroupError::Name {
-                field: "policy_group_id",
-                value: id.to_owned(),
-            }),
+            Some(id) if id.starts_with("k8s:") => {
+                Err(GroupError::Name { field: "policy_group_id", value: id.to_owned() })
+            }
             Some(id) => Ok(Some(GroupId::new(id)?)),
         },
         HostKind::Kubernetes => pod_group(rules, identity),
@@ -92,14 +91,7 @@ fn pod_group(rules: &GroupRules, identity: &Identity) -> Result<Option<GroupId>,
     };
     let checked = |field, value: &str| {
         let bad = value.is_empty() || value.contains('/');
-        if bad {
-            Err(GroupError::Name {
-                field,
-                value: value.to_owned(),
-            })
-        } else {
-            Ok(())
-        }
+        if bad { Err(GroupError::Name { field, value: value.to_owned() }) } else { Ok(()) }
     };
     checked("K8S_POD_NAMESPACE", namespace)?;
     let base = format!("k8s:{}/{namespace}", rules.cluster);
@@ -107,16 +99,8 @@ fn pod_group(rules: &GroupRules, identity: &Identity) -> Result<Option<GroupId>,
         return Ok(Some(GroupId::new(base)?));
     };
     checked(GROUP_ANNOTATION, name)?;
-    let bare = rules
-        .bare_group_namespaces
-        .iter()
-        .any(|listed| listed == namespace)
-        && looks_like_guid(name);
-    let group = if bare {
-        name.to_owned()
-    } else {
-        format!("{base}/{name}")
-    };
+    let bare = rules.bare_group_namespaces.iter().any(|listed| listed == namespace) && looks_like_guid(name);
+    let group = if bare { name.to_owned() } else { format!("{base}/{name}") };
     Ok(Some(GroupId::new(group)?))
 }
 
@@ -125,10 +109,7 @@ fn looks_like_guid(text: &str) -> bool {
     let lengths = [8, 4, 4, 4, 12];
     let parts: Vec<&str> = text.split('-').collect();
     parts.len() == lengths.len()
-        && parts
-            .iter()
-            .zip(lengths)
-            .all(|(part, len)| part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit()))
+        && parts.iter().zip(lengths).all(|(part, len)| part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -136,11 +117,7 @@ mod tests {
     use super::*;
 
     fn rules(kind: HostKind) -> GroupRules {
-        GroupRules {
-            kind,
-            cluster: "east".to_owned(),
-            bare_group_namespaces: vec!["cf".to_owned()],
-        }
+        GroupRules { kind, cluster: "east".to_owned(), bare_group_namespaces: vec!["cf".to_owned()] }
     }
 
     fn pod(namespace: &str, annotation: Option<&str>) -> Identity {
@@ -157,16 +134,10 @@ mod tests {
 
     #[test]
     fn cells_take_the_platforms_group_and_let_health_checks_start_without() {
-        let app = Identity {
-            policy_group_id: Some("3b1c".to_owned()),
-            ..Identity::default()
-        };
+        let app = Identity { policy_group_id: Some("3b1c".to_owned()), ..Identity::default() };
         assert_eq!(group(HostKind::Cell, &app).as_deref(), Some("3b1c"));
         assert_eq!(group(HostKind::Cell, &Identity::default()), None);
-        let empty = Identity {
-            policy_group_id: Some(String::new()),
-            ..Identity::default()
-        };
+        let empty = Identity { policy_group_id: Some(String::new()), ..Identity::default() };
         assert_eq!(group(HostKind::Cell, &empty), None);
     }
 
@@ -175,39 +146,21 @@ mod tests {
         let guid = "3b1c0000-0000-4000-8000-000000000001";
         let of = |identity: &Identity| group(HostKind::Kubernetes, identity);
         assert_eq!(of(&pod("shop", None)).as_deref(), Some("k8s:east/shop"));
-        assert_eq!(
-            of(&pod("shop", Some("web"))).as_deref(),
-            Some("k8s:east/shop/web")
-        );
-        assert_eq!(
-            of(&pod("shop", Some(guid))),
-            Some(format!("k8s:east/shop/{guid}"))
-        );
+        assert_eq!(of(&pod("shop", Some("web"))).as_deref(), Some("k8s:east/shop/web"));
+        assert_eq!(of(&pod("shop", Some(guid))), Some(format!("k8s:east/shop/{guid}")));
         assert_eq!(of(&pod("cf", Some(guid))).as_deref(), Some(guid));
-        assert_eq!(
-            of(&pod("cf", Some("web"))).as_deref(),
-            Some("k8s:east/cf/web")
-        );
+        assert_eq!(of(&pod("cf", Some("web"))).as_deref(), Some("k8s:east/cf/web"));
         for bad in ["", "../other", "a/b"] {
-            assert!(
-                group_of(&rules(HostKind::Kubernetes), &pod("shop", Some(bad))).is_err(),
-                "{bad}"
-            );
+            assert!(group_of(&rules(HostKind::Kubernetes), &pod("shop", Some(bad))).is_err(), "{bad}");
         }
         assert!(group_of(&rules(HostKind::Kubernetes), &pod("a/b", None)).is_err());
     }
 
     #[test]
     fn each_kind_believes_only_its_own_runtime() {
-        let liar = Identity {
-            policy_group_id: Some("3b1c".to_owned()),
-            ..Identity::default()
-        };
+        let liar = Identity { policy_group_id: Some("3b1c".to_owned()), ..Identity::default() };
         assert_eq!(group(HostKind::Kubernetes, &liar), None);
-        let pod_like = Identity {
-            policy_group_id: Some("k8s:east/shop".to_owned()),
-            ..Identity::default()
-        };
+        let pod_like = Identity { policy_group_id: Some("k8s:east/shop".to_owned()), ..Identity::default() };
         assert!(group_of(&rules(HostKind::Cell), &pod_like).is_err());
     }
 }

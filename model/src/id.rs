@@ -150,18 +150,12 @@ impl fmt::Display for Tag {
 impl FromStr for Tag {
     type Err = InvalidId;
     fn from_str(value: &str) -> Result<Self, InvalidId> {
-        let invalid = || InvalidId {
-            what: "tag",
-            value: value.to_owned(),
-            allowed: "four hexadecimal digits, 0001 to FFFF",
-        };
+        let invalid =
+            || InvalidId { what: "tag", value: value.to_owned(), allowed: "four hexadecimal digits, 0001 to FFFF" };
         if value.len() != 4 || !value.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(invalid());
         }
-        u16::from_str_radix(value, 16)
-            .ok()
-            .and_then(Self::new)
-            .ok_or_else(invalid)
+        u16::from_str_radix(value, 16).ok().and_then(Self::new).ok_or_else(invalid)
     }
 }
 

@@ -79,13 +79,7 @@ mod tests {
         let mac = Mac::for_workload(Ipv4Addr::new(10, 255, 30, 2));
         assert_eq!(mac.to_string(), "ee:ee:0a:ff:1e:02");
         assert_eq!("EE-EE-0A-FF-1E-02".parse::<Mac>().unwrap(), mac);
-        for bad in [
-            "",
-            "ee:ee:0a:ff:1e",
-            "ee:ee:0a:ff:1e:2",
-            "ee:ee:0a:ff:1e:02:03",
-            "+e:ee:0a:ff:1e:02",
-        ] {
+        for bad in ["", "ee:ee:0a:ff:1e", "ee:ee:0a:ff:1e:2", "ee:ee:0a:ff:1e:02:03", "+e:ee:0a:ff:1e:02"] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }

@@ -76,10 +76,7 @@ impl NetworkConfig {
             subnet_min: subnet_min.unwrap_or_else(|| Ipv4Addr::from(first + size)),
             subnet_max: subnet_max.unwrap_or_else(|| Ipv4Addr::from(last)),
         };
-        for (name, bound) in [
-            ("SubnetMin", config.subnet_min),
-            ("SubnetMax", config.subnet_max),
-        ] {
+        for (name, bound) in [("SubnetMin", config.subnet_min), ("SubnetMax", config.subnet_max)] {
             if !network.contains(bound) {
                 return Err(NetworkError::OutOfRange(name));
             }
@@ -115,9 +112,7 @@ impl NetworkConfig {
     #[must_use]
     pub fn subnet(&self, number: u32) -> Option<Subnet> {
         (number < self.subnet_count())
-            .then(|| {
-                Ipv4Addr::from(u32::from(self.subnet_min) + (number << (32 - self.subnet_len)))
-            })
+            .then(|| Ipv4Addr::from(u32::from(self.subnet_min) + (number << (32 - self.subnet_len))))
             .and_then(|base| Ipv4Network::new(base, self.subnet_len).ok())
             .map(Subnet)
     }
@@ -125,8 +120,7 @@ impl NetworkConfig {
     /// Whether a host may lease `subnet` under this config.
     #[must_use]
     pub fn admits(&self, subnet: Subnet) -> bool {
-        subnet.0.prefix() == self.subnet_len
-            && (self.subnet_min..=self.subnet_max).contains(&subnet.0.network())
+        subnet.0.prefix() == self.subnet_len && (self.subnet_min..=self.subnet_max).contains(&subnet.0.network())
     }
 }
 
@@ -200,16 +194,13 @@ impl Subnet {
     /// The address at an offset, if the subnet holds it.
     #[must_use]
     pub fn address(self, offset: u32) -> Option<Ipv4Addr> {
-        (offset < 1u32 << (32 - self.0.prefix()))
-            .then(|| Ipv4Addr::from(u32::from(self.0.network()) + offset))
+        (offset < 1u32 << (32 - self.0.prefix())).then(|| Ipv4Addr::from(u32::from(self.0.network()) + offset))
     }
 
     /// The offset of an address of the subnet.
     #[must_use]
     pub fn offset(self, address: Ipv4Addr) -> Option<u32> {
-        self.0
-            .contains(address)
-            .then(|| u32::from(address) - u32::from(self.0.network()))
+        self.0.contains(address).then(|| u32::from(address) - u32::from(self.0.network()))
     }
 
     /// Whether the two share an address.
@@ -239,30 +230,13 @@ mod tests {
     #[test]
     fn bad_networks_get_flannels_texts() {
         let error = |n, len, min: Option<&str>| {
-            NetworkConfig::new(net(n), len, min.map(|m| m.parse().unwrap()), None)
-                .unwrap_err()
-                .to_string()
+            NetworkConfig::new(net(n), len, min.map(|m| m.parse().unwrap()), None).unwrap_err().to_string()
         };
-        assert_eq!(
-            error("10.0.0.0/16", Some(31), None),
-            "SubnetLen must be less than /31"
-        );
-        assert_eq!(
-            error("10.0.0.0/24", Some(25), None),
-            "network must be able to accommodate at least four subnets"
-        );
-        assert_eq!(
-            error("10.0.0.0/29", None, None),
-            "network is too small. Minimum useful network prefix is /28"
-        );
-        assert_eq!(
-            error("10.0.0.0/16", None, Some("10.1.0.0")),
-            "SubnetMin is not in the range of the Network"
-        );
-        assert_eq!(
-            error("10.0.0.0/16", None, Some("10.0.0.1")),
-            "SubnetMin is not on a SubnetLen boundary: 10.0.0.1"
-        );
+        assert_eq!(error("10.0.0.0/16", Some(31), None), "SubnetLen must be less than /31");
+        assert_eq!(error("10.0.0.0/24", Some(25), None), "network must be able to accommodate at least four subnets");
+        assert_eq!(error("10.0.0.0/29", None, None), "network is too small. Minimum useful network prefix is /28");
+        assert_eq!(error("10.0.0.0/16", None, Some("10.1.0.0")), "SubnetMin is not in the range of the Network");
+        assert_eq!(error("10.0.0.0/16", None, Some("10.0.0.1")), "SubnetMin is not on a SubnetLen boundary: 10.0.0.1");
         assert!(error("10.0.0.0/8", Some(16), None).contains("/20"));
     }
 

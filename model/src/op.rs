@@ -182,17 +182,13 @@ impl fmt::Display for Op {
             Self::SetMtu(link, mtu) => write!(f, "link set {link} mtu {mtu}"),
             Self::SetUp(link) => write!(f, "link set {link} up"),
             Self::JoinBridge { link, bridge } => {
-                write!(
-                    f,
-                    "link set {link} master {bridge} isolated on learning off flood off"
-                )
+                write!(f, "link set {link} master {bridge} isolated on learning off flood off")
             }
             Self::AddAddress(link, address) => write!(f, "addr add {address} dev {link}"),
             Self::DeleteAddress(link, address) => write!(f, "addr del {address} dev {link}"),
-            Self::ReplaceNeighbour(link, ip, mac) => write!(
-                f,
-                "neigh replace {ip} lladdr {mac} dev {link} nud permanent"
-            ),
+            Self::ReplaceNeighbour(link, ip, mac) => {
+                write!(f, "neigh replace {ip} lladdr {mac} dev {link} nud permanent")
+            }
             Self::DeleteNeighbour(link, ip) => write!(f, "neigh del {ip} dev {link}"),
             Self::ReplaceTunnelEntry { link, mac, to } => {
                 write!(f, "fdb replace {mac} dev {link} dst {to} self permanent")
@@ -209,13 +205,7 @@ impl fmt::Display for Op {
             Self::PutNft(table) => {
                 write!(f, "nft replace table:")?;
                 for chain in &table.chains {
-                    write!(
-                        f,
-                        " chain {} {{ {} {} }}",
-                        chain.name,
-                        chain.hook,
-                        chain.rules.join("; ")
-                    )?;
+                    write!(f, " chain {} {{ {} {} }}", chain.name, chain.hook, chain.rules.join("; "))?;
                 }
                 Ok(())
             }

@@ -165,27 +165,17 @@ pub struct Placement {
 
 /// Peers that can be used, and why the others cannot: read tolerantly what would hurt us.
 #[must_use]
-pub fn usable_peers(
-    placement: &Placement,
-    peers: &[Peer],
-) -> (Vec<Peer>, Vec<(Peer, &'static str)>) {
+pub fn usable_peers(placement: &Placement, peers: &[Peer]) -> (Vec<Peer>, Vec<(Peer, &'static str)>) {
     let mut usable: Vec<Peer> = Vec::new();
     let mut refused = Vec::new();
     for peer in peers {
-        let complaint = if !placement
-            .network
-            .network()
-            .contains(peer.subnet.network().network())
-        {
+        let complaint = if !placement.network.network().contains(peer.subnet.network().network()) {
             Some("subnet is outside the network")
         } else if peer.subnet.overlaps(placement.subnet) {
             Some("subnet overlaps ours")
         } else if peer.public_ip.is_unspecified() || peer.public_ip == placement.public_ip {
             Some("public address is unspecified or ours")
-        } else if usable
-            .iter()
-            .any(|other| other.subnet.overlaps(peer.subnet))
-        {
+        } else if usable.iter().any(|other| other.subnet.overlaps(peer.subnet)) {
             Some("subnet overlaps another peer's")
         } else if usable.iter().any(|other| other.vtep_mac == peer.vtep_mac)
             || peer.vtep_mac == placement.subnet.vtep_mac()
@@ -204,11 +194,7 @@ pub fn usable_peers(
 
 /// What the host's network should be, with these peers (usable ones) and these committed workloads.
 #[must_use]
-pub fn desired(
-    placement: &Placement,
-    peers: &[Peer],
-    workloads: &BTreeMap<Attachment, Ipv4Addr>,
-) -> Desired {
+pub fn desired(placement: &Placement, peers: &[Peer], workloads: &BTreeMap<Attachment, Ipv4Addr>) -> Desired {
     let (subnet, bridge, vxlan) = (placement.subnet, &placement.bridge, &placement.vxlan);
     let own_route = Route {
         destination: subnet.network(),
@@ -227,27 +213,14 @@ pub fn desired(
     let ports: BTreeMap<IfName, Port> = workloads
         .iter()
         .map(|(attachment, ip)| {
-            (
-                crate::workload::host_ifname(attachment),
-                Port {
-                    ip: *ip,
-                    mac: Mac::for_workload(*ip),
-                },
-            )
+            (crate::workload::host_ifname(attachment), Port { ip: *ip, mac: Mac::for_workload(*ip) })
         })
         .collect();
-    let peer_neighbours = peers
-        .iter()
-        .map(|peer| ((vxlan.clone(), peer.subnet.vtep_ip()), peer.vtep_mac));
-    let port_neighbours = ports
-        .values()
-        .map(|port| ((bridge.clone(), port.ip), port.mac));
+    let peer_neighbours = peers.iter().map(|peer| ((vxlan.clone(), peer.subnet.vtep_ip()), peer.vtep_mac));
+    let port_neighbours = ports.values().map(|port| ((bridge.clone(), port.ip), port.mac));
     Desired {
         bridge_name: bridge.clone(),
-        bridge: Bridge {
-            mac: subnet.gateway_mac(),
-            mtu: placement.mtu,
-        },
+        bridge: Bridge { mac: subnet.gateway_mac(), mtu: placement.mtu },
         vxlan: Vxlan {
             name: vxlan.clone(),
             vni: placement.vni,
@@ -262,10 +235,7 @@ pub fn desired(
             (bridge.clone(), Ipv4Network::from(subnet.gateway())),
             (vxlan.clone(), Ipv4Network::from(subnet.vtep_ip())),
         ]),
-        tunnels: peers
-            .iter()
-            .map(|peer| (peer.vtep_mac, peer.public_ip))
-            .collect(),
+        tunnels: peers.iter().map(|peer| (peer.vtep_mac, peer.public_ip)).collect(),
         neighbours: peer_neighbours.chain(port_neighbours).collect(),
         routes: peers
             .iter()
@@ -297,11 +267,7 @@ fn sysctls(bridge: &IfName, vxlan: &IfName) -> BTreeMap<String, String> {
 /// the outer VXLAN packets: the kernel copies the inner packet's mark to the outer one, where
 /// somebody else's rule (kube-proxy's `mark & 0x4000`) would act on it.
 fn nft(placement: &Placement) -> NftTable {
-    let (own, all, port) = (
-        placement.subnet,
-        placement.network.network(),
-        placement.port,
-    );
+    let (own, all, port) = (placement.subnet, placement.network.network(), placement.port);
     let mut chains = vec![
         NftChain {
             name: "raw_output",
@@ -339,11 +305,7 @@ fn nft(placement: &Placement) -> NftTable {
 pub fn rule_id(text: &str) -> String {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(text.as_bytes());
-    digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The ops that turn `actual` into `desired`. Traffic is withdrawn before its next hop goes, and
@@ -355,10 +317,8 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Op> {
     let bridge_stays = plan_bridge(desired, actual, &mut ops);
     let vxlan_stays = plan_vxlan(desired, actual, &mut ops);
     plan_sysctls(desired, actual, &mut ops);
-    let stays = |link: &IfName| {
-        (link == &desired.bridge_name && bridge_stays)
-            || (link == &desired.vxlan.name && vxlan_stays)
-    };
+    let stays =
+        |link: &IfName| (link == &desired.bridge_name && bridge_stays) || (link == &desired.vxlan.name && vxlan_stays);
     plan_addresses(desired, actual, stays, &mut ops);
     plan_withdrawals(desired, actual, stays, &mut ops);
     plan_next_hops(desired, actual, stays, &mut ops);
@@ -371,19 +331,11 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Op> {
 fn plan_bridge(desired: &Desired, actual: &Actual, ops: &mut Vec<Op>) -> bool {
     let name = &desired.bridge_name;
     let Bridge { mac, mtu } = desired.bridge;
-    let create = Op::CreateBridge {
-        name: name.clone(),
-        mac,
-        mtu,
-    };
+    let create = Op::CreateBridge { name: name.clone(), mac, mtu };
     let link = match actual.links.get(name) {
         Some(link) if link.kind == LinkKind::Bridge => link,
         Some(_) => {
-            ops.extend([
-                Op::DeleteLink(name.clone()),
-                create,
-                Op::SetUp(name.clone()),
-            ]);
+            ops.extend([Op::DeleteLink(name.clone()), create, Op::SetUp(name.clone())]);
             return false;
         }
         None => {
@@ -445,12 +397,7 @@ fn plan_sysctls(desired: &Desired, actual: &Actual, ops: &mut Vec<Op>) {
     }
 }
 
-fn plan_addresses(
-    desired: &Desired,
-    actual: &Actual,
-    stays: impl Fn(&IfName) -> bool,
-    ops: &mut Vec<Op>,
-) {
+fn plan_addresses(desired: &Desired, actual: &Actual, stays: impl Fn(&IfName) -> bool, ops: &mut Vec<Op>) {
     for (link, address) in &desired.addresses {
         if !(stays(link) && actual.addresses.contains(&(link.clone(), *address))) {
             ops.push(Op::AddAddress(link.clone(), *address));
@@ -463,15 +410,10 @@ fn plan_addresses(
     }
 }
 
-fn plan_withdrawals(
-    desired: &Desired,
-    actual: &Actual,
-    stays: impl Fn(&IfName) -> bool,
-    ops: &mut Vec<Op>,
-) {
+fn plan_withdrawals(desired: &Desired, actual: &Actual, stays: impl Fn(&IfName) -> bool, ops: &mut Vec<Op>) {
     for (destination, route) in &actual.routes {
-        let gone_with_its_link = [&desired.bridge_name, &desired.vxlan.name].contains(&&route.link)
-            && !stays(&route.link);
+        let gone_with_its_link =
+            [&desired.bridge_name, &desired.vxlan.name].contains(&&route.link) && !stays(&route.link);
         if !desired.routes.contains_key(destination) && !gone_with_its_link {
             ops.push(Op::DeleteRoute(route.clone()));
         }
@@ -483,29 +425,16 @@ fn plan_withdrawals(
     }
     for (mac, to) in &actual.tunnels {
         if stays(&desired.vxlan.name) && !desired.tunnels.contains_key(mac) {
-            ops.push(Op::DeleteTunnelEntry {
-                link: desired.vxlan.name.clone(),
-                mac: *mac,
-                to: *to,
-            });
+            ops.push(Op::DeleteTunnelEntry { link: desired.vxlan.name.clone(), mac: *mac, to: *to });
         }
     }
 }
 
-fn plan_next_hops(
-    desired: &Desired,
-    actual: &Actual,
-    stays: impl Fn(&IfName) -> bool,
-    ops: &mut Vec<Op>,
-) {
+fn plan_next_hops(desired: &Desired, actual: &Actual, stays: impl Fn(&IfName) -> bool, ops: &mut Vec<Op>) {
     let vxlan = &desired.vxlan.name;
     for (mac, to) in &desired.tunnels {
         if !(stays(vxlan) && actual.tunnels.get(mac) == Some(to)) {
-            ops.push(Op::ReplaceTunnelEntry {
-                link: vxlan.clone(),
-                mac: *mac,
-                to: *to,
-            });
+            ops.push(Op::ReplaceTunnelEntry { link: vxlan.clone(), mac: *mac, to: *to });
         }
     }
     for ((link, ip), mac) in &desired.neighbours {
@@ -523,20 +452,14 @@ fn plan_next_hops(
 /// Puts committed workloads' veths back on the bridge and up. A veth that is gone is not ours to
 /// make: its workload is gone, and collection follows.
 fn plan_ports(desired: &Desired, actual: &Actual, bridge_stays: bool, ops: &mut Vec<Op>) {
-    let bridge_index = actual
-        .links
-        .get(&desired.bridge_name)
-        .map(|link| link.index);
+    let bridge_index = actual.links.get(&desired.bridge_name).map(|link| link.index);
     for (name, port) in &desired.ports {
         let Some(link) = actual.links.get(name) else {
             continue;
         };
         let joined = bridge_stays && link.master == bridge_index && link.guarded_port;
         if !joined {
-            ops.push(Op::JoinBridge {
-                link: name.clone(),
-                bridge: desired.bridge_name.clone(),
-            });
+            ops.push(Op::JoinBridge { link: name.clone(), bridge: desired.bridge_name.clone() });
         }
         if !(joined && actual.port_entries.contains(&(name.clone(), port.mac))) {
             ops.push(Op::ReplacePortEntry(name.clone(), port.mac));
@@ -552,12 +475,7 @@ fn plan_nft(desired: &Desired, actual: &Actual, ops: &mut Vec<Op>) {
         .nft
         .chains
         .iter()
-        .map(|chain| {
-            (
-                chain.name.to_owned(),
-                chain.rules.iter().map(|rule| rule_id(rule)).collect(),
-            )
-        })
+        .map(|chain| (chain.name.to_owned(), chain.rules.iter().map(|rule| rule_id(rule)).collect()))
         .collect();
     if actual.nft.as_ref() != Some(&want) {
         ops.push(Op::PutNft(desired.nft.clone()));

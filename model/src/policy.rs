@@ -47,11 +47,7 @@ impl PortRange {
     /// `None` unless 1 ≤ `start` ≤ `end`.
     #[must_use]
     pub const fn new(start: u16, end: u16) -> Option<Self> {
-        if start == 0 || start > end {
-            None
-        } else {
-            Some(Self { start, end })
-        }
+        if start == 0 || start > end { None } else { Some(Self { start, end }) }
     }
 
     /// The first port.
@@ -221,13 +217,7 @@ pub fn isolated(mode: Isolation, group_is_destination: bool) -> bool {
 /// The verdict on a connection to (or from) the workload, and the rule that decided, 0 if none:
 /// DESIGN's table "who may reach a workload".
 #[must_use]
-pub fn judge(
-    set: &PolicySet,
-    direction: Direction,
-    remote: Remote,
-    proto: u8,
-    port: u16,
-) -> (Verdict, u32) {
+pub fn judge(set: &PolicySet, direction: Direction, remote: Remote, proto: u8, port: u16) -> (Verdict, u32) {
     match direction {
         Direction::Ingress => judge_ingress(set, remote, proto, port),
         Direction::Egress => judge_egress(set, remote, proto, port),
@@ -255,25 +245,13 @@ fn judge_egress(set: &PolicySet, remote: Remote, proto: u8, port: u16) -> (Verdi
 }
 
 /// The winner among the rules that match.
-fn decide(
-    set: &PolicySet,
-    direction: Direction,
-    remote: Remote,
-    proto: u8,
-    port: u16,
-) -> Option<(Verdict, u32)> {
+fn decide(set: &PolicySet, direction: Direction, remote: Remote, proto: u8, port: u16) -> Option<(Verdict, u32)> {
     let named = longest_named(&set.rules, remote);
     set.rules
         .iter()
         .filter(|rule| rule.direction == direction && rule.traffic.covers(proto, port))
         .filter(|rule| speaks_of(rule.peer, remote, named))
-        .max_by_key(|rule| {
-            (
-                rule.precedence,
-                rule.verdict == Verdict::Deny,
-                std::cmp::Reverse(rule.id),
-            )
-        })
+        .max_by_key(|rule| (rule.precedence, rule.verdict == Verdict::Deny, std::cmp::Reverse(rule.id)))
         .map(|rule| (rule.verdict, rule.id))
 }
 
@@ -335,63 +313,33 @@ mod tests {
             (seven, 17, 80, Verdict::Deny),
             (Remote::Tagged(Tag::new(8).unwrap()), 6, 80, Verdict::Deny),
             (Remote::Nobody, 6, 80, Verdict::Deny),
-            (
-                Remote::Address(Ipv4Addr::new(192, 0, 2, 1)),
-                6,
-                80,
-                Verdict::Deny,
-            ),
+            (Remote::Address(Ipv4Addr::new(192, 0, 2, 1)), 6, 80, Verdict::Deny),
         ];
         for (remote, proto, port, want) in cases {
-            assert_eq!(
-                judge(&set, Direction::Ingress, remote, proto, port).0,
-                want,
-                "{remote:?} {proto} {port}"
-            );
+            assert_eq!(judge(&set, Direction::Ingress, remote, proto, port).0, want, "{remote:?} {proto} {port}");
         }
     }
 
     #[test]
     fn everybody_reaches_a_workload_that_is_not_isolated() {
-        for remote in [
-            Remote::OtherHost,
-            Remote::Nobody,
-            Remote::Address(Ipv4Addr::LOCALHOST),
-        ] {
-            assert_eq!(
-                judge(&set(false), Direction::Ingress, remote, 6, 1).0,
-                Verdict::Allow
-            );
+        for remote in [Remote::OtherHost, Remote::Nobody, Remote::Address(Ipv4Addr::LOCALHOST)] {
+            assert_eq!(judge(&set(false), Direction::Ingress, remote, 6, 1).0, Verdict::Allow);
         }
     }
 
     #[test]
     fn egress_is_open_but_for_the_own_host() {
         let set = set(true);
-        assert_eq!(
-            judge(&set, Direction::Egress, Remote::Nobody, 6, 1).0,
-            Verdict::Allow
-        );
-        assert_eq!(
-            judge(&set, Direction::Egress, Remote::OwnHost, 6, 22).0,
-            Verdict::Deny
-        );
+        assert_eq!(judge(&set, Direction::Egress, Remote::Nobody, 6, 1).0, Verdict::Allow);
+        assert_eq!(judge(&set, Direction::Egress, Remote::OwnHost, 6, 22).0, Verdict::Deny);
     }
 
     #[test]
     fn deny_wins_at_equal_precedence() {
         let mut set = set(true);
-        set.rules.push(Rule {
-            verdict: Verdict::Deny,
-            id: 2,
-            peer: Peer::Any,
-            ..set.rules[0]
-        });
+        set.rules.push(Rule { verdict: Verdict::Deny, id: 2, peer: Peer::Any, ..set.rules[0] });
         let seven = Remote::Tagged(Tag::new(7).unwrap());
-        assert_eq!(
-            judge(&set, Direction::Ingress, seven, 6, 80),
-            (Verdict::Deny, 2)
-        );
+        assert_eq!(judge(&set, Direction::Ingress, seven, 6, 80), (Verdict::Deny, 2));
     }
 
     #[test]

@@ -63,10 +63,7 @@ impl Wiring {
     /// The link's alias.
     #[must_use]
     pub fn alias(&self) -> Alias {
-        Alias {
-            token: self.token.clone(),
-            attachment: self.attachment.clone(),
-        }
+        Alias { token: self.token.clone(), attachment: self.attachment.clone() }
     }
 }
 
@@ -79,15 +76,8 @@ pub fn host_ifname(attachment: &Attachment) -> IfName {
     hash.update([0]);
     hash.update(attachment.ifname.as_str());
     let digest = hash.finalize();
-    let hex: String = digest
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    #[expect(
-        clippy::unwrap_used,
-        reason = "fifteen hex digits and letters are a valid name"
-    )]
+    let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    #[expect(clippy::unwrap_used, reason = "fifteen hex digits and letters are a valid name")]
     IfName::new(format!("weft{}", &hex[..11])).unwrap()
 }
 
@@ -109,23 +99,13 @@ impl Alias {
         let token = Token::new(parts.next()?).ok()?;
         let container_id = parts.next()?.parse().ok()?;
         let ifname = parts.next()?.parse().ok()?;
-        Some(Self {
-            token,
-            attachment: Attachment {
-                container_id,
-                ifname,
-            },
-        })
+        Some(Self { token, attachment: Attachment { container_id, ifname } })
     }
 }
 
 impl std::fmt::Display for Alias {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "weft:1:{}:{}:{}",
-            self.token, self.attachment.container_id, self.attachment.ifname
-        )
+        write!(f, "weft:1:{}:{}:{}", self.token, self.attachment.container_id, self.attachment.ifname)
     }
 }
 
@@ -194,25 +174,14 @@ mod tests {
     use super::*;
 
     fn attachment() -> Attachment {
-        Attachment {
-            container_id: "check-1.a_b".parse().unwrap(),
-            ifname: "eth0".parse().unwrap(),
-        }
+        Attachment { container_id: "check-1.a_b".parse().unwrap(), ifname: "eth0".parse().unwrap() }
     }
 
     #[test]
     fn the_alias_reads_back() {
-        let alias = Alias {
-            token: "0123-abcdef".parse().unwrap(),
-            attachment: attachment(),
-        };
+        let alias = Alias { token: "0123-abcdef".parse().unwrap(), attachment: attachment() };
         assert_eq!(Alias::parse(&alias.to_string()), Some(alias));
-        for foreign in [
-            "",
-            "weft:2:0123-abcdef:c:eth0",
-            "weft:1:0123-abcdef:c",
-            "my note",
-        ] {
+        for foreign in ["", "weft:2:0123-abcdef:c:eth0", "weft:1:0123-abcdef:c", "my note"] {
             assert_eq!(Alias::parse(foreign), None, "{foreign}");
         }
     }
@@ -220,10 +189,7 @@ mod tests {
     #[test]
     fn host_names_differ_by_container_and_interface() {
         let a = host_ifname(&attachment());
-        let b = host_ifname(&Attachment {
-            ifname: "eth1".parse().unwrap(),
-            ..attachment()
-        });
+        let b = host_ifname(&Attachment { ifname: "eth1".parse().unwrap(), ..attachment() });
         assert_ne!(a, b);
         assert_eq!(a.as_str().len(), 15);
     }
