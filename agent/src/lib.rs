@@ -1,1 +1,20 @@
 //! weftd, the agent of a host.
+//!
+//! One thread (`worker`) owns the host's state: addresses, endpoints, netlink and the kernel
+//! programs. Everything else is tasks that send it messages: `server` (the unix socket), `leases`
+//! and `policies` (the store), `denials` (the ring buffer), `watch` (kernel notifications).
+
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod config;
+pub mod denials;
+pub mod directory;
+pub mod dry_run;
+pub mod files;
+pub mod leases;
+pub mod policies;
+pub mod run;
+pub mod server;
+pub mod status;
+pub mod worker;
