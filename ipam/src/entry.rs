@@ -1,0 +1,54 @@
+//! What the pool keeps for an attachment.
+
+use serde::{Deserialize, Serialize};
+use weft_model::group::Identity;
+use weft_model::id::{Attachment, GroupId, Slot, Token};
+
+/// Who asks for an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// For whom.
+    pub attachment: Attachment,
+    /// A fresh token; used only if the attachment has none yet.
+    pub token: Token,
+    /// Path of the workload's namespace.
+    pub netns: String,
+    /// What the runtime said of the workload.
+    pub identity: Identity,
+    /// The group that came of it.
+    pub group: Option<GroupId>,
+}
+
+/// An address in use, and what else is remembered of its owner: DEL carries neither metadata nor
+/// annotations, so whatever is needed later is kept here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// This incarnation.
+    pub token: Token,
+    /// Where in the subnet.
+    pub slot: Slot,
+    /// Path of the workload's namespace.
+    pub netns: String,
+    /// What the runtime said of the workload.
+    #[serde(default)]
+    pub identity: Identity,
+    /// Its group.
+    #[serde(default)]
+    pub group: Option<GroupId>,
+    /// How far it is.
+    pub state: State,
+}
+
+/// How far an attachment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// The plugin is wiring it.
+    Reserved {
+        /// When it was asked for last, seconds since the boot.
+        since: u64,
+    },
+    /// It is wired, judged and up.
+    Committed,
+}
