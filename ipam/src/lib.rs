@@ -18,4 +18,4 @@ mod pool;
 
 pub use entry::{Entry, Request, State};
 pub use event::Event;
-pub use pool::{Pool, PoolError, Released, Reserved, Times, Usage};
+pub use pool::{Freed, Pool, PoolError, Released, Reserved, Times, Usage};

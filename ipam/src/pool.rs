@@ -109,16 +109,22 @@ pub struct Reserved {
     pub event: Option<Event>,
 }
 
+/// What was released.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freed {
+    /// Whose it was.
+    pub attachment: Attachment,
+    /// What it was.
+    pub entry: Entry,
+    /// What to write down.
+    pub event: Event,
+}
+
 /// What came of a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Released {
-    /// It is released; write this down.
-    Yes {
-        /// What was released.
-        entry: Entry,
-        /// The change.
-        event: Event,
-    },
+    /// It is released.
+    Yes(Box<Freed>),
     /// There was nothing.
     Nothing,
     /// The attachment has another token: a newer incarnation, which is left alone.
@@ -200,33 +206,26 @@ impl Pool {
         if token.is_some_and(|token| entry.token != *token) {
             return Released::OtherToken;
         }
-        let entry = entry.clone();
-        let event = Event::Release { attachment: attachment.clone(), at: now };
-        self.apply(&event);
-        Released::Yes { entry, event }
+        self.free(attachment.clone(), now).map_or(Released::Nothing, |freed| Released::Yes(Box::new(freed)))
     }
 
     /// Releases reservations whose time is over and for which `in_use` (is there a link with its
     /// token?) says no.
-    pub fn expire(
-        &mut self,
-        now: u64,
-        in_use: impl Fn(&Attachment, &Entry) -> bool,
-    ) -> Vec<(Attachment, Entry, Event)> {
-        let lapsed: Vec<_> = self
+    pub fn expire(&mut self, now: u64, in_use: impl Fn(&Attachment, &Entry) -> bool) -> Vec<Freed> {
+        let lapsed: Vec<Attachment> = self
             .entries
             .iter()
             .filter(|(attachment, entry)| self.lapsed(entry, now) && !in_use(attachment, entry))
-            .map(|(attachment, entry)| (attachment.clone(), entry.clone()))
+            .map(|(attachment, _)| attachment.clone())
             .collect();
-        lapsed
-            .into_iter()
-            .map(|(attachment, entry)| {
-                let event = Event::Release { attachment: attachment.clone(), at: now };
-                self.apply(&event);
-                (attachment, entry, event)
-            })
-            .collect()
+        lapsed.into_iter().filter_map(|attachment| self.free(attachment, now)).collect()
+    }
+
+    fn free(&mut self, attachment: Attachment, now: u64) -> Option<Freed> {
+        let entry = self.entries.get(&attachment)?.clone();
+        let event = Event::Release { attachment: attachment.clone(), at: now };
+        self.apply(&event);
+        Some(Freed { attachment, entry, event })
     }
 
     /// Takes in a workload that the kernel shows (by its link's alias) and the journal lost.

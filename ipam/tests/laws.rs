@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use weft_ipam::{Event, Pool, PoolError, Released, Request, State, Times, Usage, journal};
+use weft_ipam::{Event, Freed, Pool, PoolError, Released, Request, State, Times, Usage, journal};
 use weft_model::group::Identity;
 use weft_model::id::{Attachment, Slot, Token};
 use weft_model::net::Subnet;
@@ -146,7 +146,8 @@ impl Play {
             _ => token(u64::MAX),
         };
         match (self.pool.release(&attachment(n), Some(&given), self.now), held) {
-            (Released::Yes { entry, event }, Some(held)) => {
+            (Released::Yes(freed), Some(held)) => {
+                let Freed { entry, event, .. } = *freed;
                 assert!(right);
                 assert_eq!(entry, held);
                 self.released.insert(entry.slot, self.now);
@@ -161,7 +162,7 @@ impl Play {
     fn expire(&mut self, linked: &BTreeSet<u32>) {
         let linked: BTreeSet<_> = linked.iter().copied().map(attachment).collect();
         let gone = self.pool.expire(self.now, |attachment, _| linked.contains(attachment));
-        for (attachment, entry, event) in gone {
+        for Freed { attachment, entry, event } in gone {
             assert!(!linked.contains(&attachment));
             let State::Reserved { since } = entry.state else {
                 panic!("committed {attachment} expired");
