@@ -6,6 +6,7 @@
 
 pub mod compile;
 pub mod datapath;
+pub mod endpoints;
 pub mod group;
 pub mod id;
 pub mod lease;
