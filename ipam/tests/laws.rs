@@ -1,4 +1,5 @@
 //! Laws of the pool and its journal, over random histories.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
