@@ -141,17 +141,9 @@ impl CfLogLine {
         let allowed = record.action == "audit";
         let ingress = record.direction == "ingress";
         let verdict = if allowed { "allowed" } else { "denied" };
-        let (source, destination) = if ingress {
-            (None, Some(container))
-        } else {
-            (Some(container), None)
-        };
+        let (source, destination) = if ingress { (None, Some(container)) } else { (Some(container), None) };
         Self {
-            timestamp: format!(
-                "{}.{:09}",
-                at_ns.div_euclid(1_000_000_000),
-                at_ns.rem_euclid(1_000_000_000)
-            ),
+            timestamp: format!("{}.{:09}", at_ns.div_euclid(1_000_000_000), at_ns.rem_euclid(1_000_000_000)),
             source: "cfnetworking.iptables",
             message: format!("cfnetworking.iptables.{}-{verdict}", record.direction),
             log_level: 1,

@@ -66,19 +66,11 @@ pub fn parse_config(text: &[u8]) -> Result<Config, FlannelError> {
         allowed: "an IPv4 network such as 10.5.0.0/16",
     })?;
     let backend = config.backend.unwrap_or_default();
-    if let Some(kind) = backend
-        .kind
-        .filter(|kind| !kind.eq_ignore_ascii_case("vxlan"))
-    {
+    if let Some(kind) = backend.kind.filter(|kind| !kind.eq_ignore_ascii_case("vxlan")) {
         return Err(FlannelError::Backend(kind));
     }
     Ok(Config {
-        network: NetworkConfig::new(
-            network,
-            config.subnetlen,
-            config.subnetmin,
-            config.subnetmax,
-        )?,
+        network: NetworkConfig::new(network, config.subnetlen, config.subnetmin, config.subnetmax)?,
         vni: backend.vni,
         port: backend.port.filter(|port| *port != 0),
     })
@@ -157,15 +149,9 @@ impl LeaseValue {
             public_ip: self.public_ip,
             public_ipv6: None,
             backend_type: "vxlan",
-            backend_data: WrittenBackend {
-                vni: self.vni,
-                vtep_mac: self.vtep_mac,
-            },
+            backend_data: WrittenBackend { vni: self.vni, vtep_mac: self.vtep_mac },
         };
-        #[expect(
-            clippy::unwrap_used,
-            reason = "numbers and texts only: it has no way to fail"
-        )]
+        #[expect(clippy::unwrap_used, reason = "numbers and texts only: it has no way to fail")]
         serde_json::to_string(&written).unwrap()
     }
 
@@ -178,30 +164,18 @@ impl LeaseValue {
         if raw.backendtype != "vxlan" {
             return Err(FlannelError::Backend(raw.backendtype));
         }
-        let public_ip =
-            raw.publicip
-                .filter(|ip| !ip.is_unspecified())
-                .ok_or(FlannelError::Field {
-                    field: "PublicIP",
-                    value: "none".to_owned(),
-                    allowed: "an IPv4 address other than 0.0.0.0",
-                })?;
-        let (vni, mac) = raw
-            .backenddata
-            .map_or((0, None), |data| (data.vni, data.vtepmac));
-        let vtep_mac =
-            mac.as_deref()
-                .and_then(|mac| mac.parse().ok())
-                .ok_or(FlannelError::Field {
-                    field: "BackendData.VtepMAC",
-                    value: mac.unwrap_or_else(|| "none".to_owned()),
-                    allowed: "six bytes in hexadecimal with colons",
-                })?;
-        Ok(Self {
-            public_ip,
-            vni,
-            vtep_mac,
-        })
+        let public_ip = raw.publicip.filter(|ip| !ip.is_unspecified()).ok_or(FlannelError::Field {
+            field: "PublicIP",
+            value: "none".to_owned(),
+            allowed: "an IPv4 address other than 0.0.0.0",
+        })?;
+        let (vni, mac) = raw.backenddata.map_or((0, None), |data| (data.vni, data.vtepmac));
+        let vtep_mac = mac.as_deref().and_then(|mac| mac.parse().ok()).ok_or(FlannelError::Field {
+            field: "BackendData.VtepMAC",
+            value: mac.unwrap_or_else(|| "none".to_owned()),
+            allowed: "six bytes in hexadecimal with colons",
+        })?;
+        Ok(Self { public_ip, vni, vtep_mac })
     }
 }
 
@@ -223,9 +197,7 @@ pub fn parse_subnet_key(key: &str) -> Result<Subnet, FlannelError> {
     let (address, prefix) = v4.split_once('-').ok_or_else(invalid)?;
     let address: Ipv4Addr = address.parse().ok().ok_or_else(invalid)?;
     let prefix: u8 = prefix.parse().ok().ok_or_else(invalid)?;
-    let network = ipnetwork::Ipv4Network::new(address, prefix)
-        .ok()
-        .ok_or_else(invalid)?;
+    let network = ipnetwork::Ipv4Network::new(address, prefix).ok().ok_or_else(invalid)?;
     Subnet::try_from(network).ok().ok_or_else(invalid)
 }
 
@@ -238,18 +210,13 @@ fn fold_and_parse<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Flan
 
 fn fold(value: Value) -> Value {
     match value {
-        Value::Object(map) => map
-            .into_iter()
-            .map(|(key, value)| (key.to_lowercase(), fold(value)))
-            .collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key.to_lowercase(), fold(value))).collect(),
         Value::Array(list) => list.into_iter().map(fold).collect(),
         other => other,
     }
 }
 
-fn null_is_default<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Ipv4Addr>, D::Error> {
+fn null_is_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ipv4Addr>, D::Error> {
     Option::<Ipv4Addr>::deserialize(deserializer)
 }
 
@@ -268,10 +235,7 @@ mod tests {
     #[test]
     fn reads_other_spellings_and_refuses_what_would_hurt() {
         let other = br#" {"backendType":"vxlan","publicip":"192.0.2.1","extra":1,"BackendData":{"VtepMAC":"F2-1B-B9-D3-64-63","GBP":true}} "#;
-        assert_eq!(
-            LeaseValue::parse(other).unwrap().vtep_mac.to_string(),
-            "f2:1b:b9:d3:64:63"
-        );
+        assert_eq!(LeaseValue::parse(other).unwrap().vtep_mac.to_string(), "f2:1b:b9:d3:64:63");
         for bad in [
             "",
             "null",
@@ -291,39 +255,20 @@ mod tests {
     fn keys_name_subnets() {
         let subnet = parse_subnet_key("10.5.34.0-24").unwrap();
         assert_eq!(subnet_key(subnet), "10.5.34.0-24");
-        assert_eq!(
-            parse_subnet_key("10.5.34.0-24&fd00:5:0:1::-64").unwrap(),
-            subnet
-        );
-        for bad in [
-            "leader",
-            "10.5.34.0",
-            "10.5.34.5-24",
-            "0.0.0.0-0",
-            "10.5.34.0-33",
-            "fd00::-64",
-            "",
-        ] {
+        assert_eq!(parse_subnet_key("10.5.34.0-24&fd00:5:0:1::-64").unwrap(), subnet);
+        for bad in ["leader", "10.5.34.0", "10.5.34.5-24", "0.0.0.0-0", "10.5.34.0-33", "fd00::-64", ""] {
             assert!(parse_subnet_key(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn config_in_any_case_with_flannels_texts() {
-        let config =
-            parse_config(br#"{"Network":"10.255.0.0/16","Backend":{"Type":"VXLAN","Port":4789}}"#)
-                .unwrap();
-        assert_eq!(
-            (config.network.subnet_len(), config.port, config.vni),
-            (24, Some(4789), None)
-        );
+        let config = parse_config(br#"{"Network":"10.255.0.0/16","Backend":{"Type":"VXLAN","Port":4789}}"#).unwrap();
+        assert_eq!((config.network.subnet_len(), config.port, config.vni), (24, Some(4789), None));
         assert_eq!(parse_config(b"{}").unwrap_err(), FlannelError::NoNetwork);
         assert!(parse_config(br#"{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}"#).is_err());
-        for bad in [
-            r#"{"network":"x"}"#,
-            r#"{"network":"10.0.0.0"}"#,
-            r#"{"Network":"10.0.0.0/16","SubnetLen":"24"}"#,
-        ] {
+        for bad in [r#"{"network":"x"}"#, r#"{"network":"10.0.0.0"}"#, r#"{"Network":"10.0.0.0/16","SubnetLen":"24"}"#]
+        {
             assert!(parse_config(bad.as_bytes()).is_err(), "{bad}");
         }
     }

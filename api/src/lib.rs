@@ -3,9 +3,11 @@
 //! `agent`: between the plugin, the command line and the agent, over the agent's unix socket.
 //! `policies`: Cloud Foundry's network policy API. `stored`: our documents in the store.
 //! `flannel`: flannel's documents there, which we share. `denial`: records of denied packets.
+//! `enforced`: whether a revision of the policies is enforced everywhere.
 
 pub mod agent;
 pub mod denial;
+pub mod enforced;
 pub mod flannel;
 pub mod policies;
 pub mod stored;

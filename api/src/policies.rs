@@ -111,10 +111,7 @@ impl PolicyBody {
     /// # Errors
     /// The first [`PolicyFault`].
     pub fn validate(&self) -> Result<Policy, PolicyFault> {
-        let Self {
-            source,
-            destination,
-        } = self;
+        let Self { source, destination } = self;
         let PortsBody { start, end } = destination.ports;
         if source.id.is_empty() {
             return Err(PolicyFault::NoSource);
@@ -167,18 +164,12 @@ pub fn validate(policies: &[PolicyBody]) -> Result<Vec<Policy>, PolicyFault> {
 impl From<&Policy> for PolicyBody {
     fn from(policy: &Policy) -> Self {
         Self {
-            source: SourceBody {
-                id: policy.source.to_string(),
-                tag: String::new(),
-            },
+            source: SourceBody { id: policy.source.to_string(), tag: String::new() },
             destination: DestinationBody {
                 id: policy.destination.to_string(),
                 tag: String::new(),
                 protocol: policy.protocol.to_string(),
-                ports: PortsBody {
-                    start: policy.ports.start().into(),
-                    end: policy.ports.end().into(),
-                },
+                ports: PortsBody { start: policy.ports.start().into(), end: policy.ports.end().into() },
             },
         }
     }
@@ -200,22 +191,13 @@ impl PolicyTarget {
     /// The policy this line stands for in `source`'s document.
     #[must_use]
     pub fn policy(&self, source: &GroupId) -> Policy {
-        Policy {
-            source: source.clone(),
-            destination: self.to.clone(),
-            protocol: self.protocol,
-            ports: self.ports,
-        }
+        Policy { source: source.clone(), destination: self.to.clone(), protocol: self.protocol, ports: self.ports }
     }
 }
 
 impl From<&Policy> for PolicyTarget {
     fn from(policy: &Policy) -> Self {
-        Self {
-            to: policy.destination.clone(),
-            protocol: policy.protocol,
-            ports: policy.ports,
-        }
+        Self { to: policy.destination.clone(), protocol: policy.protocol, ports: policy.ports }
     }
 }
 
@@ -272,32 +254,17 @@ mod tests {
             "invalid destination protocol, specify either udp or tcp"
         );
         let cases = [
-            (
-                r#"{"start":80,"end":0}"#,
-                "invalid port range 80-0, start must be less than or equal to end",
-            ),
-            (
-                r#"{"start":-5,"end":-1}"#,
-                "invalid start port -5, must be in range 1-65535",
-            ),
+            (r#"{"start":80,"end":0}"#, "invalid port range 80-0, start must be less than or equal to end"),
+            (r#"{"start":-5,"end":-1}"#, "invalid start port -5, must be in range 1-65535"),
             (r#"{"start":0,"end":0}"#, "missing start port"),
             (r#"{"start":0,"end":80}"#, "missing start port"),
-            (
-                r#"{"start":65536,"end":65536}"#,
-                "invalid end port 65536, must be in range 1-65535",
-            ),
-            (
-                r#"{"start":80,"end":70000}"#,
-                "invalid end port 70000, must be in range 1-65535",
-            ),
+            (r#"{"start":65536,"end":65536}"#, "invalid end port 65536, must be in range 1-65535"),
+            (r#"{"start":80,"end":70000}"#, "invalid end port 70000, must be in range 1-65535"),
         ];
         for (ports, want) in cases {
             assert_eq!(fault(ok, &with(ports)), want);
         }
-        assert_eq!(
-            fault(r#"{"id":"a","tag":"x"}"#, &with(r#"{"start":80,"end":80}"#)),
-            "tags may not be specified"
-        );
+        assert_eq!(fault(r#"{"id":"a","tag":"x"}"#, &with(r#"{"start":80,"end":80}"#)), "tags may not be specified");
         assert_eq!(validate(&[]).unwrap_err().to_string(), "missing policies");
     }
 
@@ -305,17 +272,9 @@ mod tests {
     fn a_good_policy_reads_back() {
         let json = r#"{"source":{"id":"a"},"destination":{"id":"b","protocol":"udp","ports":{"start":53,"end":54}}}"#;
         let policy = body(json).validate().unwrap();
-        assert_eq!(
-            serde_json::to_string(&PolicyBody::from(&policy)).unwrap(),
-            json
-        );
+        assert_eq!(serde_json::to_string(&PolicyBody::from(&policy)).unwrap(), json);
         let line = serde_json::to_string(&PolicyTarget::from(&policy)).unwrap();
         assert_eq!(line, r#"{"to":"b","protocol":"udp","ports":"53-54"}"#);
-        assert_eq!(
-            serde_json::from_str::<PolicyTarget>(&line)
-                .unwrap()
-                .policy(&policy.source),
-            policy
-        );
+        assert_eq!(serde_json::from_str::<PolicyTarget>(&line).unwrap().policy(&policy.source), policy);
     }
 }
