@@ -17,6 +17,7 @@
 mod app;
 mod auth;
 mod caller;
+pub mod config;
 mod enforced;
 mod json;
 mod metrics;
@@ -24,11 +25,13 @@ mod policies;
 mod query;
 mod refusal;
 mod routes;
+mod serve;
 mod surround;
 mod uptime;
 mod version;
 
 pub use auth::{Auth, Token, Unauthorized};
+pub use serve::{ServeError, asked_to_end, serve};
 
 use axum::Router;
 use std::sync::Arc;
