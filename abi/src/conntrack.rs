@@ -47,6 +47,11 @@ pub mod conn_flag {
     pub const LOCAL_OPENED: u8 = 1;
     /// The flow passes only because of audit mode.
     pub const AUDIT: u8 = 2;
+    /// The workload's own host opened the flow: such a flow carries no tag.
+    pub const OWN_HOST: u8 = 4;
+    /// The policy that allowed the flow is gone. The entry stays for a while, so that what the
+    /// workload still sends on it is not taken for a connection that it opens.
+    pub const REVOKED: u8 = 8;
 }
 
 /// Bits of [`Conn::tcp`].

@@ -3,7 +3,7 @@
 /// Key of map `pol`. A judgement makes at most six look-ups: {peer, any} × {port and protocol,
 /// protocol with any port, any protocol}.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKey {
     /// The endpoint's policy set.
     pub set: u32,
@@ -77,10 +77,12 @@ pub mod peer {
     }
 }
 
-/// Data part of the LPM key of map `ranges`; the prefix counts 32 bits of id, then the port's.
+/// Data part of the LPM key of map `ranges`; the prefix counts 64 bits of set and id, then the port's.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RangeKey {
+    /// Policy set, network byte order: range ids are unique within a set only.
+    pub set: u32,
     /// [`PolicyValue::range_id`], network byte order.
     pub range_id: u32,
     /// Port, network byte order.
@@ -91,7 +93,7 @@ pub struct RangeKey {
 
 /// Data part of the LPM key of map `cidr4`; the prefix counts 32 bits of set, then the address's.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CidrKey4 {
     /// Policy set, network byte order.
     pub set: u32,
@@ -101,5 +103,5 @@ pub struct CidrKey4 {
 
 const _: () = assert!(size_of::<PolicyKey>() == 16);
 const _: () = assert!(size_of::<PolicyValue>() == 16);
-const _: () = assert!(size_of::<RangeKey>() == 8);
+const _: () = assert!(size_of::<RangeKey>() == 12);
 const _: () = assert!(size_of::<CidrKey4>() == 8);

@@ -119,6 +119,14 @@ impl Reason {
         }
     }
 
+    /// Whether a packet refused for this reason leaves a record in `denials`; the others (noise of
+    /// ordinary networks) are only counted.
+    #[must_use]
+    #[inline(always)]
+    pub const fn recorded(self) -> bool {
+        !matches!(self, Self::NoEndpoint | Self::EtherType | Self::WrongDestination | Self::Multicast)
+    }
+
     /// The reason of a code, if there is one.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {

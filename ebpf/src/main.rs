@@ -1,2 +1,42 @@
-//! The kernel programs.
+//! The kernel programs: five classifiers, one a hook (DESIGN §5). On any other target than bpf this
+//! is an empty program, so that the workspace builds as a whole.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod arp;
+#[cfg(target_arch = "bpf")]
+mod checksum;
+#[cfg(target_arch = "bpf")]
+mod conntrack;
+#[cfg(target_arch = "bpf")]
+mod denial;
+#[cfg(target_arch = "bpf")]
+mod fragment;
+#[cfg(target_arch = "bpf")]
+mod icmp;
+#[cfg(target_arch = "bpf")]
+mod identity;
+#[cfg(target_arch = "bpf")]
+mod incoming;
+#[cfg(target_arch = "bpf")]
+mod judge;
+#[cfg(target_arch = "bpf")]
+mod local;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod outgoing;
+#[cfg(target_arch = "bpf")]
+mod overlay;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+#[expect(unreachable_pub, reason = "the linker finds programs by being public")]
+mod programs;
+#[cfg(target_arch = "bpf")]
+mod reject;
+#[cfg(target_arch = "bpf")]
+mod underlay;
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,0 +1,306 @@
+//! Connection tracking: what passed once passes without judgement for as long as its endpoint's
+//! policy stays what it was.
+//!
+//! An entry carries the generation that allowed it. Another generation means: judge the connection
+//! again as its opener asked for it, whichever side's packet is at hand, then stamp or revoke.
+
+use crate::denial::{Refusal, count};
+use crate::identity::Identity;
+use crate::judge::{Request, Ruling, judge};
+use crate::local::Local;
+use crate::maps::{CT_EST4, CT_HALF4};
+use crate::packet::{Packet, tcp};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use weft_abi::{Conn, ConnKey4, Reason, conn_flag, direction, flag, proto, tcp_state};
+
+/// Lifetimes in units of [`Conn::seen`], 2^30 ns.
+mod lifetime {
+    pub(super) const TCP: u32 = 80_466; // 24 h
+    pub(super) const TCP_HALF: u32 = 112; // 120 s
+    pub(super) const TCP_CLOSING: u32 = 10;
+    pub(super) const OTHER: u32 = 168; // 180 s
+    pub(super) const OTHER_HALF: u32 = 56; // 60 s
+    pub(super) const ICMP: u32 = 28; // 30 s
+    pub(super) const REVOKED: u32 = 168;
+}
+
+/// A packet on its way through the conntrack.
+pub(crate) struct Passage<'a> {
+    pub(crate) local: &'a Local,
+    pub(crate) packet: &'a Packet,
+    /// [`direction`] of the packet.
+    pub(crate) direction: u8,
+    /// Who sent it, if it goes to the workload; nobody, if the workload did.
+    pub(crate) identity: Identity,
+}
+
+/// The time in units of [`Conn::seen`].
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: reads a clock.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
+}
+
+/// Passes packets of known flows, judges the others.
+#[inline(always)]
+pub(crate) fn pass(passage: &Passage<'_>) -> Result<(), Refusal> {
+    let key = passage.key();
+    let now = now();
+    if passage.packet.is_syn() {
+        // An address may have been given to somebody else: who opens is always judged.
+        return open(passage, &key, now, None);
+    }
+    if let Some(conn) = find(&CT_EST4, &key, passage.local, now, false) {
+        return follow(passage, &key, conn, now, true);
+    }
+    if let Some(conn) = find(&CT_HALF4, &key, passage.local, now, true) {
+        return follow(passage, &key, conn, now, false);
+    }
+    open(passage, &key, now, None)
+}
+
+/// Whether the flow of `key` may pass as it is; used for packets that quote it.
+#[inline(always)]
+pub(crate) fn is_current(local: &Local, key: &ConnKey4) -> bool {
+    let now = now();
+    let current = |conn: *mut Conn| {
+        // SAFETY: LRU elements are preallocated; a reused one has another key, which costs a verdict
+        // on one ICMP error.
+        let conn = unsafe { &*conn };
+        conn.generation == local.head.generation && conn.flags & conn_flag::REVOKED == 0
+    };
+    find(&CT_EST4, key, local, now, false).is_some_and(current)
+        || find(&CT_HALF4, key, local, now, true).is_some_and(current)
+}
+
+type Table = aya_ebpf::maps::LruHashMap<ConnKey4, Conn>;
+
+/// The entry, unless it is a former workload's or too old.
+#[inline(always)]
+fn find(table: &Table, key: &ConnKey4, local: &Local, now: u32, half: bool) -> Option<*mut Conn> {
+    let found = table.get_ptr_mut(key)?;
+    // SAFETY: a live element of the map; each field is read once.
+    let conn = unsafe { &*found };
+    let age = now.wrapping_sub(conn.seen);
+    // Another CPU may have written a `seen` one unit ahead of our clock: that is no age.
+    let alive = age as i32 <= lifetime(key.proto, conn, half) as i32;
+    (conn.incarnation == local.endpoint.incarnation && alive).then_some(found)
+}
+
+#[inline(always)]
+fn lifetime(proto: u8, conn: &Conn, half: bool) -> u32 {
+    if conn.flags & conn_flag::REVOKED != 0 {
+        return lifetime::REVOKED;
+    }
+    let closed = tcp_state::FIN_LOCAL | tcp_state::FIN_REMOTE;
+    match proto {
+        proto::TCP if half => lifetime::TCP_HALF,
+        proto::TCP if conn.tcp & tcp_state::RST != 0 || conn.tcp & closed == closed => lifetime::TCP_CLOSING,
+        proto::TCP => lifetime::TCP,
+        proto::ICMP => lifetime::ICMP,
+        _ if half => lifetime::OTHER_HALF,
+        _ => lifetime::OTHER,
+    }
+}
+
+impl Passage<'_> {
+    #[inline(always)]
+    fn key(&self) -> ConnKey4 {
+        let packet = self.packet;
+        let (remote, remote_port, local_port) = if self.direction == direction::INGRESS {
+            (packet.source, packet.source_port, packet.destination_port)
+        } else {
+            (packet.destination, packet.destination_port, packet.source_port)
+        };
+        ConnKey4 { slot: self.local.slot, remote, remote_port, local_port, proto: packet.proto, reserved: [0; 3] }
+    }
+
+    /// Whether the packet goes the way the flow was opened.
+    #[inline(always)]
+    fn is_forward(&self, conn: &Conn) -> bool {
+        (conn.flags & conn_flag::LOCAL_OPENED != 0) == (self.direction == direction::EGRESS)
+    }
+
+    /// Whether the packet shows the identity that opened the flow.
+    #[inline(always)]
+    fn is_opener(&self, conn: &Conn) -> bool {
+        self.direction == direction::EGRESS || self.identity == identity(conn)
+    }
+
+    #[inline(always)]
+    fn request(&self) -> Request {
+        let packet = self.packet;
+        let remote = if self.direction == direction::INGRESS { packet.source } else { packet.destination };
+        let port = service_port(packet.proto, packet.destination_port);
+        Request { direction: self.direction, proto: packet.proto, port, remote, identity: self.identity }
+    }
+}
+
+#[inline(always)]
+fn identity(conn: &Conn) -> Identity {
+    Identity { tag: conn.remote_tag, own_host: conn.flags & conn_flag::OWN_HOST != 0 }
+}
+
+/// The identifier of an ICMP echo stands where ports do, but no rule names it.
+#[inline(always)]
+fn service_port(proto: u8, port: u16) -> u16 {
+    if proto == proto::ICMP { 0 } else { port }
+}
+
+/// A packet of a known flow.
+#[inline(always)]
+fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, established: bool) -> Result<(), Refusal> {
+    // SAFETY: a live element; other CPUs write its fields too, which are independent of each other.
+    let conn = unsafe { &mut *found };
+    let forward = passage.is_forward(conn);
+    let known = if forward { passage.is_opener(conn) } else { !passage.packet.is_echo_request() };
+    if !known {
+        return open(passage, key, now, None);
+    }
+    if conn.generation != passage.local.head.generation {
+        judge_again(passage, key, conn, now)?;
+    } else if conn.flags & conn_flag::REVOKED != 0 {
+        if forward {
+            return open(passage, key, now, Some(conn.rule));
+        }
+        return Err(Refusal::denied(Reason::Revoked, conn.rule));
+    }
+    touch(passage, conn, now);
+    if !established && !forward {
+        promote(key, conn);
+    }
+    Ok(())
+}
+
+/// The endpoint's policy changed since the flow was last judged.
+#[inline(always)]
+fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32) -> Result<(), Refusal> {
+    let local_opened = conn.flags & conn_flag::LOCAL_OPENED != 0;
+    let request = Request {
+        direction: if local_opened { direction::EGRESS } else { direction::INGRESS },
+        proto: key.proto,
+        port: service_port(key.proto, if local_opened { key.remote_port } else { key.local_port }),
+        remote: key.remote,
+        identity: identity(conn),
+    };
+    let Ruling { rule, refused } = judge(passage.local, &request);
+    let stay = conn.flags & (conn_flag::LOCAL_OPENED | conn_flag::OWN_HOST);
+    let audit = passage.local.has(flag::AUDIT);
+    let was_revoked = conn.flags & conn_flag::REVOKED != 0;
+    conn.rule = rule;
+    conn.seen = now;
+    conn.flags = match refused {
+        None => stay,
+        Some(_) if audit => stay | conn_flag::AUDIT,
+        Some(_) => stay | conn_flag::REVOKED,
+    };
+    // Last, so that no other CPU takes the old flags for current.
+    conn.generation = passage.local.head.generation;
+    match refused {
+        None => Ok(()),
+        Some(_) if audit => {
+            passage.audited(rule);
+            Ok(())
+        }
+        Some(reason) if was_revoked && passage.packet.proto != proto::TCP => Err(Refusal::denied(reason, rule)),
+        Some(_) => Err(Refusal::denied(Reason::Revoked, rule)),
+    }
+}
+
+/// A packet of no known flow, or one that opens anew. `revoked`: of a flow that was revoked, by
+/// that rule.
+#[inline(always)]
+fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: Option<u32>) -> Result<(), Refusal> {
+    let Ruling { rule, refused } = judge(passage.local, &passage.request());
+    let mut flags = if passage.direction == direction::EGRESS { conn_flag::LOCAL_OPENED } else { 0 };
+    if passage.identity.own_host {
+        flags |= conn_flag::OWN_HOST;
+    }
+    if let Some(reason) = refused {
+        if !passage.local.has(flag::AUDIT) {
+            return Err(passage.denial(reason, rule, revoked.is_some()));
+        }
+        passage.audited(rule);
+        flags |= conn_flag::AUDIT;
+    }
+    if creates_entry(passage) {
+        insert(passage, key, now, rule, flags);
+    }
+    Ok(())
+}
+
+impl Passage<'_> {
+    #[inline(always)]
+    fn denial(&self, reason: Reason, rule: u32, _revoked: bool) -> Refusal {
+        let midstream = self.packet.proto == proto::TCP && !self.packet.is_syn();
+        if midstream && reason == Reason::Policy {
+            return Refusal::dropped(Reason::MidStream, rule);
+        }
+        Refusal::denied(reason, rule)
+    }
+
+    #[inline(always)]
+    fn audited(&self, rule: u32) {
+        crate::denial::audited(self, rule);
+    }
+}
+
+/// What the workload sends mid-stream makes no entry: it would open the way back for a flow whose
+/// policy is gone. ICMP opens with an echo request only.
+#[inline(always)]
+fn creates_entry(passage: &Passage<'_>) -> bool {
+    match passage.packet.proto {
+        proto::TCP => passage.direction == direction::INGRESS || passage.packet.is_syn(),
+        proto::ICMP => passage.packet.is_echo_request(),
+        _ => true,
+    }
+}
+
+#[inline(always)]
+fn insert(passage: &Passage<'_>, key: &ConnKey4, now: u32, rule: u32, flags: u8) {
+    let conn = Conn {
+        generation: passage.local.head.generation,
+        incarnation: passage.local.endpoint.incarnation,
+        seen: now,
+        rule,
+        remote_tag: passage.identity.tag,
+        flags,
+        tcp: 0,
+        reserved: 0,
+    };
+    // Mid-stream TCP that policy allows was established before we came. And an entry of the same
+    // ports in `ct_est4` would be found first: it must not outlive who opens anew.
+    let midstream = passage.packet.proto == proto::TCP && !passage.packet.is_syn();
+    let table = if midstream || CT_EST4.get_ptr(key).is_some() { &CT_EST4 } else { &CT_HALF4 };
+    if table.insert(key, &conn, 0).is_err() {
+        count(Reason::ConntrackFull);
+    }
+}
+
+/// The other side answered: a flood of requests without answers never gets here.
+#[inline(always)]
+fn promote(key: &ConnKey4, conn: &Conn) {
+    // A copy: the helper must not read from an element that it might recycle.
+    let conn = *conn;
+    if CT_EST4.insert(key, &conn, 0).is_err() {
+        count(Reason::ConntrackFull);
+    } else {
+        let _gone_already = CT_HALF4.remove(key);
+    }
+}
+
+/// Writes only what changed: the cache line is shared between CPUs.
+#[inline(always)]
+fn touch(passage: &Passage<'_>, conn: &mut Conn, now: u32) {
+    if conn.seen != now {
+        conn.seen = now;
+    }
+    if passage.packet.proto != proto::TCP || passage.packet.flags & (tcp::FIN | tcp::RST) == 0 {
+        return;
+    }
+    let fin = if passage.direction == direction::EGRESS { tcp_state::FIN_LOCAL } else { tcp_state::FIN_REMOTE };
+    let seen = if passage.packet.flags & tcp::RST != 0 { tcp_state::RST } else { fin };
+    if conn.tcp & seen == 0 {
+        conn.tcp |= seen;
+    }
+}

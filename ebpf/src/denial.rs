@@ -1,0 +1,201 @@
+//! Refusals: every one is counted, most leave a record, some are answered.
+
+use crate::conntrack::Passage;
+use crate::local::{host, ifindex};
+use crate::maps::{COUNTERS, DENIAL_LIMIT, DENIALS};
+use crate::packet::Packet;
+use crate::programs::DROP;
+use crate::reject;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::programs::TcContext;
+use weft_abi::{DenialBucket, DenialEvent, DenialPair, Head, Reason, SLOT_IFINDEX_BASE, action, direction, flag};
+
+/// Why a packet does not pass.
+#[derive(Clone, Copy)]
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    /// The rule that said so; 0: none allowed it.
+    pub(crate) rule: u32,
+    /// Policy said so: the sender gets an answer, if the endpoint is so configured.
+    pub(crate) by_policy: bool,
+    /// [`direction`] of the packet.
+    pub(crate) direction: u8,
+}
+
+impl Refusal {
+    /// Refused by policy.
+    #[inline(always)]
+    pub(crate) fn denied(reason: Reason, rule: u32) -> Self {
+        Self { reason, rule, by_policy: true, direction: direction::INGRESS }
+    }
+
+    /// Refused without an answer.
+    #[inline(always)]
+    pub(crate) fn dropped(reason: Reason, rule: u32) -> Self {
+        Self { reason, rule, by_policy: false, direction: direction::INGRESS }
+    }
+
+    #[inline(always)]
+    pub(crate) fn outgoing(self) -> Self {
+        Self { direction: direction::EGRESS, ..self }
+    }
+}
+
+impl From<Reason> for Refusal {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self::dropped(reason, 0)
+    }
+}
+
+/// Adds one to a counter.
+#[inline(always)]
+pub(crate) fn count(reason: Reason) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's own value.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// The one place where a refusal becomes a verdict.
+#[inline(always)]
+pub(crate) fn refuse(ctx: &TcContext, packet: &Packet, refusal: &Refusal) -> i32 {
+    count(refusal.reason);
+    let origin = Origin::of(ctx);
+    let answer = refusal.by_policy && origin.flags & flag::REJECT != 0 && reject::is_answerable(packet);
+    if refusal.reason.recorded() {
+        let action = if answer { action::REJECT } else { action::DROP };
+        record(&origin, packet, refusal, action);
+    }
+    if answer { reject::answer(ctx, packet, refusal.direction) } else { DROP }
+}
+
+/// Counts and records a packet that passes because of audit mode.
+#[inline(always)]
+pub(crate) fn audited(passage: &Passage<'_>, rule: u32) {
+    count(Reason::Audited);
+    let local = passage.local;
+    let origin = Origin {
+        ifindex: SLOT_IFINDEX_BASE + local.slot,
+        slot: local.slot,
+        incarnation: local.endpoint.incarnation,
+        flags: local.head.flags,
+    };
+    let refusal = Refusal { direction: passage.direction, ..Refusal::dropped(Reason::Audited, rule) };
+    record(&origin, passage.packet, &refusal, action::AUDIT);
+}
+
+/// Which program, on which endpoint's behalf.
+struct Origin {
+    ifindex: u32,
+    slot: u32,
+    incarnation: u32,
+    flags: u8,
+}
+
+impl Origin {
+    #[inline(always)]
+    fn of(ctx: &TcContext) -> Self {
+        let ifindex = ifindex(ctx);
+        let slot = ifindex.wrapping_sub(SLOT_IFINDEX_BASE);
+        match crate::maps::EP.get(slot) {
+            Some(endpoint) => Self {
+                ifindex,
+                slot,
+                incarnation: endpoint.incarnation,
+                flags: Head::unpack(endpoint.head).flags,
+            },
+            None => Self { ifindex, slot: u32::MAX, incarnation: 0, flags: 0 },
+        }
+    }
+}
+
+/// Writes a record, unless its pair has had its share.
+#[inline(always)]
+fn record(origin: &Origin, packet: &Packet, refusal: &Refusal, action: u8) {
+    // SAFETY: reads a clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let outgoing = refusal.direction == direction::EGRESS;
+    let remote = if outgoing { packet.destination } else { packet.source };
+    let pair = DenialPair { slot: origin.slot, remote, direction: u32::from(refusal.direction) };
+    let Some(suppressed) = take_token(&pair, now) else {
+        return count(Reason::RecordLimited);
+    };
+    let Some(mut entry) = DENIALS.reserve::<DenialEvent>(0) else {
+        return count(Reason::RecordLost);
+    };
+    entry.write(DenialEvent {
+        at_ns: now,
+        ifindex: origin.ifindex,
+        slot: origin.slot,
+        incarnation: origin.incarnation,
+        rule: refusal.rule,
+        suppressed,
+        mark: packet.mark,
+        source: mapped(packet.source),
+        destination: mapped(packet.destination),
+        source_port: packet.source_port,
+        destination_port: packet.destination_port,
+        source_tag: packet.source_tag,
+        length: packet.length,
+        reason: refusal.reason as u8,
+        direction: refusal.direction,
+        proto: packet.proto,
+        action,
+        tcp_flags_or_icmp_type: packet.flags,
+        icmp_code: packet.icmp_code,
+        reserved: [0; 2],
+    });
+    entry.submit(0);
+}
+
+/// An IPv4 address as `::ffff:a.b.c.d`.
+#[inline(always)]
+fn mapped(address: u32) -> [u8; 16] {
+    let [a, b, c, d] = address.to_ne_bytes();
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// Takes a token of the pair's bucket: how many records were left out before, or `None` if this
+/// one is to be left out as well.
+#[inline(always)]
+fn take_token(pair: &DenialPair, now: u64) -> Option<u32> {
+    let host = host().ok()?;
+    let Some(bucket) = DENIAL_LIMIT.get_ptr_mut(pair) else {
+        let left = host.denials_burst.saturating_sub(1);
+        let _full = DENIAL_LIMIT.insert(pair, &DenialBucket { filled_ns: now, tokens: left, suppressed: 0 }, 0);
+        return (host.denials_burst > 0).then_some(0);
+    };
+    // SAFETY: a live element; a race between CPUs costs or gives a record.
+    let bucket = unsafe { &mut *bucket };
+    refill(bucket, now, host.denials_per_second, host.denials_burst);
+    if bucket.tokens == 0 {
+        bucket.suppressed += 1;
+        return None;
+    }
+    bucket.tokens -= 1;
+    let suppressed = bucket.suppressed;
+    bucket.suppressed = 0;
+    Some(suppressed)
+}
+
+#[inline(always)]
+fn refill(bucket: &mut DenialBucket, now: u64, per_second: u32, burst: u32) {
+    if per_second == 0 || bucket.tokens >= burst {
+        return;
+    }
+    let interval = 1_000_000_000 / u64::from(per_second);
+    let interval = if interval == 0 { 1 } else { interval };
+    let due = now.saturating_sub(bucket.filled_ns) / interval;
+    if due == 0 {
+        return;
+    }
+    let room = u64::from(burst - bucket.tokens);
+    if due >= room {
+        bucket.tokens = burst;
+        bucket.filled_ns = now;
+    } else {
+        bucket.tokens += due as u32;
+        bucket.filled_ns += due * interval;
+    }
+}

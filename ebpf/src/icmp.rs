@@ -1,0 +1,41 @@
+//! ICMP errors: they pass if what they quote is a packet of a flow that may pass itself.
+
+use crate::conntrack::is_current;
+use crate::local::Local;
+use crate::packet::{ETH_LEN, Ipv4, Packet, copy};
+use aya_ebpf::programs::TcContext;
+use weft_abi::{ConnKey4, direction, proto};
+
+/// An IPv4 header without options and the eight bytes after it, as errors quote them (RFC 792).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+struct Quote {
+    ip: Ipv4,
+    transport: [u16; 4],
+}
+
+/// Whether the error in `packet`, going in `direction`, quotes a known flow of the endpoint.
+#[inline(always)]
+pub(crate) fn quotes_known_flow(ctx: &TcContext, local: &Local, packet: &Packet, direction: u8) -> bool {
+    let offset = ETH_LEN as u32 + u32::from(packet.header) + 8;
+    let Ok(quote) = copy::<Quote>(ctx, offset) else { return false };
+    let ip = quote.ip;
+    // A quote with IP options is judged like any packet: nobody sends such packets any more.
+    if ip.version_ihl != 0x45 {
+        return false;
+    }
+    let [first, second, third, _] = quote.transport;
+    let (source_port, destination_port) = match ip.proto {
+        proto::TCP | proto::UDP | proto::SCTP => (first, second),
+        proto::ICMP => (third, third),
+        _ => (0, 0),
+    };
+    // An error towards the workload quotes what the workload sent, and the other way round.
+    let (own, remote, local_port, remote_port) = if direction == direction::INGRESS {
+        (ip.source, ip.destination, source_port, destination_port)
+    } else {
+        (ip.destination, ip.source, destination_port, source_port)
+    };
+    let key = ConnKey4 { slot: local.slot, remote, remote_port, local_port, proto: ip.proto, reserved: [0; 3] };
+    own == local.endpoint.ip4 && is_current(local, &key)
+}

@@ -1,0 +1,92 @@
+//! Who the other side is: `model::policy::Remote` as a packet shows it.
+
+use crate::local::Local;
+use crate::maps::{CIDR4, HOST4, PEERS4};
+use aya_ebpf::maps::lpm_trie::Key;
+use weft_abi::{CidrKey4, Host, Peer, peer, peer_flag};
+
+/// What a packet tells of its remote side, besides the address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// 0: none.
+    pub(crate) tag: u16,
+    /// Sent by the workload's own host.
+    pub(crate) own_host: bool,
+}
+
+/// The other side, as rules name it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remote {
+    Itself,
+    OwnHost,
+    OtherHost,
+    /// [`peer::tag`], [`peer::class`], [`peer::NOBODY`] or [`peer::WORLD`].
+    Named(u32),
+}
+
+/// The tag in a mark. It counts only from an overlay address: only our own programs let a packet
+/// of such a source into the stack, and they set the whole mark. Other software's marks on other
+/// packets are never read as a tag.
+#[inline(always)]
+pub(crate) fn tag_of(host: &Host, mark: u32, source: u32) -> u16 {
+    if in_overlay(host, source) { (mark >> (host.mark_shift & 31)) as u16 } else { 0 }
+}
+
+#[inline(always)]
+pub(crate) fn in_overlay(host: &Host, address: u32) -> bool {
+    address & host.overlay_mask == host.overlay
+}
+
+/// The owner of an overlay address.
+#[inline(always)]
+pub(crate) fn peer_of(address: u32) -> Option<&'static Peer> {
+    // SAFETY of the reference: trie nodes are freed after an RCU grace period, thus after us.
+    PEERS4.get(Key::new(32, address)).map(|peer| unsafe { &*core::ptr::from_ref(peer) })
+}
+
+/// Who opened a connection to the workload.
+#[inline(always)]
+pub(crate) fn opener(local: &Local, address: u32, identity: Identity) -> Remote {
+    if identity.own_host {
+        return Remote::OwnHost;
+    }
+    // A workload that reaches itself through a service shows its own address or, masqueraded,
+    // the gateway's; its tag came along. Without the tag, the address could be forged.
+    let own = address == local.endpoint.ip4 || (address == local.host.gateway && identity.tag != 0);
+    if own && identity.tag == local.endpoint.tag {
+        return Remote::Itself;
+    }
+    if identity.tag != 0 {
+        return Remote::Named(peer::tag(identity.tag));
+    }
+    by_address(local, address)
+}
+
+/// Whom the workload opens a connection to. Its tag is not known here.
+#[inline(always)]
+pub(crate) fn target(local: &Local, address: u32) -> Remote {
+    if is_own_host(local.host, address) { Remote::OwnHost } else { by_address(local, address) }
+}
+
+/// Whether an address is this host's own.
+#[inline(always)]
+pub(crate) fn is_own_host(host: &Host, address: u32) -> bool {
+    address == host.gateway || address == host.vtep || HOST4.get_ptr(address).is_some()
+}
+
+#[inline(always)]
+fn by_address(local: &Local, address: u32) -> Remote {
+    match peer_of(address) {
+        Some(owner) if owner.flags & peer_flag::UNMANAGED != 0 => {}
+        Some(owner) if owner.vtep == address => return Remote::OtherHost,
+        Some(_) => return Remote::Named(peer::NOBODY),
+        // Nobody's subnet, or our own: not an outside address that a CIDR could name.
+        None if in_overlay(local.host, address) => return Remote::Named(peer::NOBODY),
+        None => {}
+    }
+    let key = Key::new(64, CidrKey4 { set: local.head.policy_set.to_be(), address });
+    Remote::Named(match CIDR4.get(key) {
+        Some(class) => peer::class(*class),
+        None => peer::WORLD,
+    })
+}

@@ -1,0 +1,52 @@
+//! What reaches a workload.
+
+use crate::conntrack::{self, Passage};
+use crate::denial::{Refusal, count};
+use crate::identity::{Identity, tag_of};
+use crate::local::{Local, ingress_ifindex, mark};
+use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4};
+use crate::{arp, fragment, icmp};
+use aya_ebpf::programs::TcContext;
+use weft_abi::{INJECTED_MARK, Reason, direction::INGRESS};
+
+#[inline(always)]
+pub(crate) fn judge(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
+    let local = Local::of(ctx)?;
+    packet.mark = mark(ctx);
+    if packet.mark == INJECTED_MARK {
+        // Our own answer to a packet of the workload that was denied.
+        return Ok(());
+    }
+    pull_headers(ctx);
+    match ethernet(ctx)?.kind {
+        ARP => arp::check_received(ctx, local.endpoint)?,
+        IPV4 => {
+            read_ipv4(ctx, packet)?;
+            if packet.destination != local.endpoint.ip4 {
+                return Err(Reason::WrongDestination.into());
+            }
+            let own_host = ingress_ifindex(ctx) == 0;
+            let tag = if own_host { 0 } else { tag_of(local.host, packet.mark, packet.source) };
+            packet.source_tag = tag;
+            check_flow(ctx, &local, packet, Identity { tag, own_host })?;
+        }
+        _ => return Err(Reason::EtherType.into()),
+    }
+    count(Reason::Passed);
+    Ok(())
+}
+
+#[inline(always)]
+fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet, identity: Identity) -> Result<(), Refusal> {
+    if packet.part == Part::Later {
+        return fragment::follow(local, packet, INGRESS);
+    }
+    if packet.is_icmp_error() && icmp::quotes_known_flow(ctx, local, packet, INGRESS) {
+        return Ok(());
+    }
+    conntrack::pass(&Passage { local, packet, direction: INGRESS, identity })?;
+    if packet.part == Part::First {
+        fragment::remember(local, packet, INGRESS);
+    }
+    Ok(())
+}

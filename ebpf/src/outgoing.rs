@@ -1,0 +1,99 @@
+//! What a workload sends: it cannot pretend to be somebody else, and gets its tag.
+
+use crate::conntrack::{self, Passage};
+use crate::denial::{Refusal, count};
+use crate::identity::{Identity, is_own_host};
+use crate::local::{Local, has_vlan, mark};
+use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4};
+use crate::{arp, fragment, icmp};
+use aya_ebpf::programs::TcContext;
+use weft_abi::{INJECTED_MARK, Reason, direction::EGRESS, host_flag, proto};
+
+#[inline(always)]
+pub(crate) fn judge(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
+    match check(ctx, packet) {
+        Ok(()) => {
+            count(Reason::Passed);
+            Ok(())
+        }
+        Err(refusal) => Err(refusal.outgoing()),
+    }
+}
+
+#[inline(always)]
+fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
+    let local = Local::of(ctx)?;
+    packet.mark = mark(ctx);
+    packet.source_tag = local.endpoint.tag;
+    if packet.mark == INJECTED_MARK {
+        // Our own answer to a packet that was denied on its way to the workload.
+        ctx.set_mark(local.mark());
+        return Ok(());
+    }
+    pull_headers(ctx);
+    let frame = ethernet(ctx)?;
+    if !arp::same_mac(frame.source, local.endpoint.mac) {
+        return Err(Reason::SpoofedMac.into());
+    }
+    match frame.kind {
+        _ if has_vlan(ctx) => return Err(Reason::EtherType.into()),
+        ARP => arp::check_sent(ctx, local.endpoint)?,
+        IPV4 => {
+            read_ipv4(ctx, packet)?;
+            check_addresses(&local, packet, frame.destination[0].to_ne_bytes()[0])?;
+            check_services(&local, packet)?;
+            check_flow(ctx, &local, packet)?;
+        }
+        _ => return Err(Reason::EtherType.into()),
+    }
+    ctx.set_mark(local.mark());
+    Ok(())
+}
+
+#[inline(always)]
+fn check_addresses(local: &Local, packet: &Packet, first_byte: u8) -> Result<(), Reason> {
+    if packet.source != local.endpoint.ip4 {
+        return Err(Reason::SpoofedIp);
+    }
+    let destination = u32::from_be(packet.destination);
+    if first_byte & 1 != 0 || destination >> 28 == 0xe || destination == u32::MAX {
+        return Err(Reason::Multicast);
+    }
+    let link_local = destination >> 16 == 0xa9fe;
+    if link_local && local.host.flags & host_flag::LINK_LOCAL == 0 && !is_own_host(local.host, packet.destination) {
+        return Err(Reason::LinkLocal);
+    }
+    Ok(())
+}
+
+/// Services that a workload must not offer or use. A later fragment has no ports, and follows one
+/// that was checked.
+#[inline(always)]
+fn check_services(local: &Local, packet: &Packet) -> Result<(), Reason> {
+    if packet.proto != proto::UDP || packet.part == Part::Later {
+        return Ok(());
+    }
+    if packet.source_port == 67_u16.to_be() {
+        return Err(Reason::RogueServer);
+    }
+    if packet.destination_port == local.host.vxlan_port {
+        return Err(Reason::WorkloadVxlan);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet) -> Result<(), Refusal> {
+    if packet.part == Part::Later {
+        return fragment::follow(local, packet, EGRESS);
+    }
+    if packet.is_icmp_error() && icmp::quotes_known_flow(ctx, local, packet, EGRESS) {
+        return Ok(());
+    }
+    let identity = Identity { tag: 0, own_host: false };
+    conntrack::pass(&Passage { local, packet, direction: EGRESS, identity })?;
+    if packet.part == Part::First {
+        fragment::remember(local, packet, EGRESS);
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! Entry points.
+
+use crate::denial::{Refusal, refuse};
+use crate::packet::Packet;
+use crate::{incoming, outgoing, overlay, underlay};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+
+/// `TC_ACT_UNSPEC`, which is also `TCX_NEXT`: go on with other people's programs, then pass.
+pub(crate) const PASS: i32 = -1;
+/// `TC_ACT_SHOT`, also `TCX_DROP`.
+pub(crate) const DROP: i32 = 2;
+
+// The kernel compares this string with those it takes for GPL-compatible (kernel/bpf/syscall.c);
+// the crate's licence, Apache-2.0 OR GPL-2.0, lets us choose.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Ingress of a workload's host veth: what the workload sends.
+#[classifier]
+pub fn from_workload(ctx: TcContext) -> i32 {
+    let mut packet = Packet::default();
+    finish(&ctx, &packet_verdict(outgoing::judge(&ctx, &mut packet)), &packet)
+}
+
+/// Egress of a workload's host veth: what reaches the workload.
+#[classifier]
+pub fn to_workload(ctx: TcContext) -> i32 {
+    let mut packet = Packet::default();
+    finish(&ctx, &packet_verdict(incoming::judge(&ctx, &mut packet)), &packet)
+}
+
+/// Egress of the VXLAN device.
+#[classifier]
+pub fn to_overlay(ctx: TcContext) -> i32 {
+    overlay::send(&ctx);
+    PASS
+}
+
+/// Ingress of the VXLAN device.
+#[classifier]
+pub fn from_overlay(ctx: TcContext) -> i32 {
+    let mut packet = Packet::default();
+    finish(&ctx, &packet_verdict(overlay::receive(&ctx, &mut packet)), &packet)
+}
+
+/// Ingress of the underlay's device.
+#[classifier]
+pub fn from_underlay(ctx: TcContext) -> i32 {
+    let mut packet = Packet::default();
+    finish(&ctx, &packet_verdict(underlay::receive(&ctx, &mut packet)), &packet)
+}
+
+#[inline(always)]
+fn packet_verdict(result: Result<(), Refusal>) -> Option<Refusal> {
+    result.err()
+}
+
+#[inline(always)]
+fn finish(ctx: &TcContext, refusal: &Option<Refusal>, packet: &Packet) -> i32 {
+    match refusal {
+        None => PASS,
+        Some(refusal) => refuse(ctx, packet, refusal),
+    }
+}
