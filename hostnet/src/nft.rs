@@ -1,0 +1,95 @@
+//! Our nftables table, through the `nft` program.
+
+use crate::error::Error;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use weft_model::op::NftTable;
+use weft_model::overlay::rule_id;
+
+/// What our rules' comments begin with; their id follows.
+const COMMENT: &str = "weft:";
+
+/// The script that replaces the table: `nft -f` applies it as one transaction, so that there is no
+/// moment without rules.
+pub(crate) fn script(name: &str, table: &NftTable) -> String {
+    // `delete` fails on a table that is not there; `add` does not mind one that is.
+    let mut text = format!("add table ip {name}\ndelete table ip {name}\ntable ip {name} {{\n");
+    for chain in &table.chains {
+        text.push_str("  chain ");
+        text.push_str(chain.name);
+        text.push_str(" {\n    ");
+        text.push_str(chain.hook);
+        text.push('\n');
+        for rule in &chain.rules {
+            // Writing to a String cannot fail.
+            writeln!(text, "    {rule} comment \"{COMMENT}{}\"", rule_id(rule)).unwrap_or_default();
+        }
+        text.push_str("  }\n");
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// Replaces the table in the calling thread's namespace.
+pub(crate) fn replace(name: &str, table: &NftTable) -> Result<(), String> {
+    run(&["-f", "-"], &script(name, table)).map(drop)
+}
+
+/// Rule ids by chain in the calling thread's namespace; `None`: no such table. What is not as we make
+/// it (a rule without our comment, a chain whose policy is not `accept`) has a text that is no id.
+pub(crate) fn read(name: &str) -> Result<Option<BTreeMap<String, Vec<String>>>, Error> {
+    let listed = match run(&["-j", "list", "table", "ip", name], "") {
+        Ok(text) => text,
+        Err(text) if text.contains("No such file or directory") => return Ok(None),
+        Err(text) => return Err(Error::Nft(text)),
+    };
+    let malformed = |detail: &str| Error::Nft(format!("cannot read what nft -j printed: {detail}"));
+    let listed: Value = serde_json::from_str(&listed).map_err(|error| malformed(&error.to_string()))?;
+    let objects = listed["nftables"].as_array().ok_or_else(|| malformed("no list `nftables`"))?;
+    let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for object in objects {
+        if let Some(chain) = object["chain"]["name"].as_str() {
+            let rules = chains.entry(chain.to_owned()).or_default();
+            match object["chain"]["policy"].as_str() {
+                Some("accept") => {}
+                other => rules.push(format!("policy {}", other.unwrap_or("none"))),
+            }
+        }
+        if let Some(chain) = object["rule"]["chain"].as_str() {
+            let id = object["rule"]["comment"].as_str().and_then(|comment| comment.strip_prefix(COMMENT));
+            chains.entry(chain.to_owned()).or_default().push(id.unwrap_or("foreign").to_owned());
+        }
+    }
+    Ok(Some(chains))
+}
+
+/// Runs `nft`; its output, or its complaint.
+fn run(arguments: &[&str], input: &str) -> Result<String, String> {
+    let child = Command::new("nft")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "the program `nft` is not installed (package nftables), or not in PATH".to_owned()
+            }
+            _ => format!("cannot run `nft`: {error}"),
+        });
+    let mut child = child?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).map_err(|error| format!("cannot write to `nft`: {error}"))?;
+    }
+    let output = child.wait_with_output().map_err(|error| format!("cannot wait for `nft`: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    // `nft` repeats the offending line with a marker below; the first line says what is wrong.
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = complaint.lines().filter(|line| !line.trim().is_empty()).collect();
+    Err(lines.first().map_or_else(|| format!("nft ended with {}", output.status), |line| (*line).to_owned()))
+}
