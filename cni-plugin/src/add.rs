@@ -1,0 +1,168 @@
+//! ADD: reserve, wire, commit; undo in reverse if anything fails.
+
+use crate::args;
+use crate::call::{Call, host, internal};
+use crate::client::Agent;
+use crate::error::{CniError, Code};
+use crate::link::{HostEnd, judge};
+use crate::process::Answer;
+use crate::release;
+use crate::result::CniResult;
+use crate::section::Section;
+use weft_api::agent::{CommitRequest, CommitResponse, ReleaseRequest, ReserveRequest, ReserveResponse};
+use weft_hostnet::{Executor, Netns, OpError};
+use weft_model::group::Identity;
+use weft_model::op::Op;
+use weft_model::workload::{Wiring, host_ifname, plan_host, plan_workload};
+
+/// Wires a workload and answers with the result.
+///
+/// # Errors
+/// The first thing that failed. Whatever was done before it is undone, as far as it can be; the
+/// second part of the pair are lines for stderr about that.
+pub fn add(call: &Call) -> Result<Answer, (CniError, String)> {
+    let mut ground = Ground::survey(call).map_err(plain)?;
+    let reservation = ground.reserve(call).map_err(plain)?;
+    let wiring = &reservation.wiring;
+    let wired = ground.wire(wiring).and_then(|()| ground.commit(wiring));
+    match wired {
+        Ok(commit) => Ok(Answer { stdout: ground.result(call, wiring, &commit), ..Answer::default() }),
+        Err((error, Made { link })) => Err((error, ground.undo(wiring, link))),
+    }
+}
+
+fn plain(error: CniError) -> (CniError, String) {
+    (error, String::new())
+}
+
+/// What an ADD works on, once everything that can be refused without the agent has been.
+struct Ground {
+    section: Section,
+    agent: Agent,
+    identity: Identity,
+    previous: CniResult,
+    netns: Netns,
+    host: Executor,
+    inside: Executor,
+    end: HostEnd,
+}
+
+/// What must be undone besides the reservation.
+struct Made {
+    link: bool,
+}
+
+impl Ground {
+    fn survey(call: &Call) -> Result<Self, CniError> {
+        let section = Section::of(&call.config)?;
+        let args = args::parse(&call.environment.args)?;
+        let identity =
+            Identity { pod_namespace: args.pod_namespace, pod_name: args.pod_name, ..call.config.identity()? };
+        call.config.object("dns")?;
+        let previous = CniResult::previous(&call.config)?.unwrap_or_default();
+        let netns = call.namespace()?;
+        let mut host = host()?;
+        let link = host
+            .link(&host_ifname(&call.attachment))
+            .map_err(|error| internal("cannot read the host's links", &error))?;
+        let inside = Executor::in_namespace(&netns)
+            .map_err(|error| internal(&format!("cannot use netns {:?}", call.environment.netns), &error))?;
+        let end = judge(link.as_ref(), &call.attachment);
+        let agent = section.agent();
+        let mut ground = Self { section, agent, identity, previous, netns, host, inside, end };
+        match ground.end {
+            HostEnd::Absent => ground.refuse_taken(call)?,
+            HostEnd::Ours { raised: true, .. } => return Err(twice(call)),
+            HostEnd::Ours { raised: false, .. } => {}
+            HostEnd::Foreign => {
+                let msg = format!(
+                    "link {} exists on the host and is not weft's: {} cannot be wired",
+                    host_ifname(&call.attachment),
+                    call.attachment
+                );
+                return Err(CniError::new(Code::Internal, msg));
+            }
+        }
+        Ok(ground)
+    }
+
+    fn refuse_taken(&mut self, call: &Call) -> Result<(), CniError> {
+        let name = &call.attachment.ifname;
+        let found = self.inside.link(name).map_err(|error| internal("cannot read the workload's links", &error))?;
+        match found {
+            None => Ok(()),
+            Some(_) => {
+                let msg = format!("interface {name} exists already in netns {:?}", call.environment.netns);
+                Err(CniError::new(Code::Internal, msg))
+            }
+        }
+    }
+
+    /// Reserves, and clears away what an ADD that was killed left of this attachment.
+    fn reserve(&mut self, call: &Call) -> Result<ReserveResponse, CniError> {
+        let request = ReserveRequest {
+            attachment: call.attachment.clone(),
+            netns: call.environment.netns.clone(),
+            identity: self.identity.clone(),
+        };
+        let reservation: ReserveResponse = self.agent.post("/v1/reserve", &request)?;
+        if reservation.wiring.attachment != call.attachment {
+            let msg =
+                format!("the agent answered for {} instead of {}", reservation.wiring.attachment, call.attachment);
+            return Err(CniError::new(Code::Internal, msg));
+        }
+        if self.end == HostEnd::Absent {
+            return Ok(reservation);
+        }
+        // Down, but committed: an operator may have taken it down; the workload lives.
+        if reservation.committed {
+            return Err(twice(call));
+        }
+        self.delete(&reservation.wiring)
+            .map_err(|error| internal("cannot remove the link of an earlier ADD", &error))?;
+        self.refuse_taken(call)?;
+        Ok(reservation)
+    }
+
+    fn wire(&mut self, wiring: &Wiring) -> Result<(), (CniError, Made)> {
+        let failed =
+            |error: &OpError| CniError::new(Code::Internal, format!("cannot wire {}: {error}", wiring.attachment));
+        self.host
+            .execute(&plan_host(wiring), Some(&self.netns))
+            // Where something of that name appeared meanwhile, it is not ours to remove.
+            .map_err(|error| (failed(&error), Made { link: !error.already_exists() }))?;
+        self.inside.execute(&plan_workload(wiring), None).map_err(|error| (failed(&error), Made { link: true }))
+    }
+
+    fn commit(&self, wiring: &Wiring) -> Result<CommitResponse, (CniError, Made)> {
+        let request = CommitRequest { attachment: wiring.attachment.clone(), token: wiring.token.clone() };
+        self.agent.post("/v1/commit", &request).map_err(|error| (error.into(), Made { link: true }))
+    }
+
+    fn result(&self, call: &Call, wiring: &Wiring, commit: &CommitResponse) -> String {
+        let mut result = self.previous.clone();
+        result.add_workload(wiring, &call.environment.netns);
+        // Checked in `survey`.
+        let dns = call.config.object("dns").ok().flatten();
+        result.set_dns(dns, &commit.dns_servers);
+        result.to_json(call.version)
+    }
+
+    fn undo(&mut self, wiring: &Wiring, link: bool) -> String {
+        let mut said = String::new();
+        if link && let Err(error) = self.delete(wiring) {
+            said += &format!("weft-cni: undoing: {error}\n");
+        }
+        let release = ReleaseRequest { attachment: wiring.attachment.clone(), token: Some(wiring.token.clone()) };
+        said + &release::tell(&self.section.socket, &release).unwrap_or_default()
+    }
+
+    fn delete(&mut self, wiring: &Wiring) -> Result<(), OpError> {
+        self.host.execute(&[Op::DeleteLink(wiring.host_ifname())], None)
+    }
+}
+
+fn twice(call: &Call) -> CniError {
+    let msg = format!("{} is wired already: ADD was called twice without DEL between", call.attachment);
+    CniError::new(Code::Internal, msg)
+}
