@@ -16,5 +16,4 @@ pub mod leases;
 pub mod policies;
 pub mod run;
 pub mod server;
-pub mod status;
 pub mod worker;

@@ -7,16 +7,33 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Precedence of rules made from allow policies (CF's API); lower and higher ones are free for tiers.
 pub const ALLOW_PRECEDENCE: u32 = 1_000_000;
 
-/// What a host needs of all policies and tags.
+/// All policies and tags, arranged for the question a host asks: who may reach this group?
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policies {
-    /// All policies, or at least those whose destination has workloads here.
-    pub policies: BTreeSet<Policy>,
-    /// Tags of the groups they name.
-    pub tags: BTreeMap<GroupId, Tag>,
+    by_destination: BTreeMap<GroupId, BTreeSet<Policy>>,
+    tags: BTreeMap<GroupId, Tag>,
 }
 
 impl Policies {
+    /// Arranges them.
+    pub fn new<'a>(policies: impl IntoIterator<Item = &'a Policy>, tags: BTreeMap<GroupId, Tag>) -> Self {
+        let mut by_destination: BTreeMap<GroupId, BTreeSet<Policy>> = BTreeMap::new();
+        for policy in policies {
+            by_destination.entry(policy.destination.clone()).or_default().insert(policy.clone());
+        }
+        Self { by_destination, tags }
+    }
+
+    /// All tags.
+    #[must_use]
+    pub fn tags(&self) -> &BTreeMap<GroupId, Tag> {
+        &self.tags
+    }
+
+    fn towards(&self, group: Option<&GroupId>) -> impl Iterator<Item = &Policy> {
+        group.and_then(|group| self.by_destination.get(group)).into_iter().flatten()
+    }
+
     /// The tags that identify a group's workloads: the only place that knows it is one.
     pub fn tags_of(&self, group: &GroupId) -> impl Iterator<Item = Tag> + use<> {
         self.tags.get(group).copied().into_iter()
@@ -25,7 +42,7 @@ impl Policies {
     /// Whether some policy names `group` as destination.
     #[must_use]
     pub fn is_destination(&self, group: &GroupId) -> bool {
-        self.policies.iter().any(|policy| &policy.destination == group)
+        self.by_destination.contains_key(group)
     }
 }
 
@@ -54,7 +71,7 @@ pub fn policy_set(group: Option<&GroupId>, stance: &Stance, policies: &Policies)
             push(Direction::Egress, Peer::Host, Traffic::Ports(*protocol, range));
         }
     }
-    for policy in policies.policies.iter().filter(|policy| Some(&policy.destination) == group) {
+    for policy in policies.towards(group) {
         for tag in policies.tags_of(&policy.source) {
             push(Direction::Ingress, Peer::Tag(tag), Traffic::Ports(policy.protocol, policy.ports));
         }
@@ -116,10 +133,8 @@ mod tests {
             protocol: Protocol::Tcp,
             ports: PortRange::new(80, 80).unwrap(),
         };
-        Policies {
-            policies: BTreeSet::from([policy]),
-            tags: BTreeMap::from([(group("app"), Tag::new(1).unwrap()), (group("web"), Tag::new(2).unwrap())]),
-        }
+        let tags = BTreeMap::from([(group("app"), Tag::new(1).unwrap()), (group("web"), Tag::new(2).unwrap())]);
+        Policies::new([&policy], tags)
     }
 
     #[test]

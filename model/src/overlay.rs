@@ -314,17 +314,44 @@ pub fn rule_id(text: &str) -> String {
 #[must_use]
 pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Op> {
     let mut ops = Vec::new();
-    let bridge_stays = plan_bridge(desired, actual, &mut ops);
-    let vxlan_stays = plan_vxlan(desired, actual, &mut ops);
-    plan_sysctls(desired, actual, &mut ops);
-    let stays =
-        |link: &IfName| (link == &desired.bridge_name && bridge_stays) || (link == &desired.vxlan.name && vxlan_stays);
-    plan_addresses(desired, actual, stays, &mut ops);
-    plan_withdrawals(desired, actual, stays, &mut ops);
-    plan_next_hops(desired, actual, stays, &mut ops);
-    plan_ports(desired, actual, bridge_stays, &mut ops);
+    let kept = Kept {
+        bridge: plan_bridge(desired, actual, &mut ops),
+        vxlan: plan_vxlan(desired, actual, &mut ops),
+        desired,
+        actual,
+    };
+    plan_sysctls(&kept, &mut ops);
+    plan_addresses(&kept, &mut ops);
+    plan_withdrawals(&kept, &mut ops);
+    plan_next_hops(&kept, &mut ops);
+    plan_removals(&kept, &mut ops);
+    plan_ports(&kept, &mut ops);
     plan_nft(desired, actual, &mut ops);
     ops
+}
+
+/// What of our two devices outlives the first ops of a plan.
+struct Kept<'a> {
+    /// The bridge stays.
+    bridge: bool,
+    /// The VXLAN device stays.
+    vxlan: bool,
+    desired: &'a Desired,
+    actual: &'a Actual,
+}
+
+impl Kept<'_> {
+    /// Whether what is on the link now can stay.
+    fn link(&self, link: &IfName) -> bool {
+        (link == &self.desired.bridge_name && self.bridge) || (link == &self.desired.vxlan.name && self.vxlan)
+    }
+
+    /// Whether the neighbours on the link can stay. A new hardware address flushes them all, the
+    /// permanent ones too (`neigh_changeaddr`; seen on 6.18).
+    fn neighbours(&self, link: &IfName) -> bool {
+        let mac = if link == &self.desired.vxlan.name { self.desired.vxlan.mac } else { self.desired.bridge.mac };
+        self.link(link) && self.actual.links.get(link).is_some_and(|seen| seen.mac == mac)
+    }
 }
 
 /// Brings the bridge about; says whether what is on it now can stay.
@@ -389,75 +416,94 @@ fn plan_vxlan(desired: &Desired, actual: &Actual, ops: &mut Vec<Op>) -> bool {
     }
 }
 
-fn plan_sysctls(desired: &Desired, actual: &Actual, ops: &mut Vec<Op>) {
-    for (key, value) in &desired.sysctls {
-        if actual.sysctls.get(key) != Some(value) {
+fn plan_sysctls(kept: &Kept<'_>, ops: &mut Vec<Op>) {
+    let ours = [&kept.desired.bridge_name, &kept.desired.vxlan.name];
+    for (key, value) in &kept.desired.sysctls {
+        // Settings of a device are born and die with it.
+        let device = ours.into_iter().find(|link| key.contains(&format!("/conf/{link}/")));
+        let lasts = device.is_none_or(|link| kept.link(link));
+        let is_set = match kept.actual.sysctls.get(key) {
+            Some(seen) => seen == value,
+            // No IPv6 in the kernel, or none on the device because of its small MTU: nothing to set.
+            None => key.starts_with("net/ipv6/"),
+        };
+        if !(lasts && is_set) {
             ops.push(Op::SetSysctl(key.clone(), value.clone()));
         }
     }
 }
 
-fn plan_addresses(desired: &Desired, actual: &Actual, stays: impl Fn(&IfName) -> bool, ops: &mut Vec<Op>) {
+fn plan_addresses(kept: &Kept<'_>, ops: &mut Vec<Op>) {
+    let Kept { desired, actual, .. } = kept;
     for (link, address) in &desired.addresses {
-        if !(stays(link) && actual.addresses.contains(&(link.clone(), *address))) {
+        if !(kept.link(link) && actual.addresses.contains(&(link.clone(), *address))) {
             ops.push(Op::AddAddress(link.clone(), *address));
         }
     }
     for (link, address) in &actual.addresses {
-        if stays(link) && !desired.addresses.contains(&(link.clone(), *address)) {
+        if kept.link(link) && !desired.addresses.contains(&(link.clone(), *address)) {
             ops.push(Op::DeleteAddress(link.clone(), *address));
         }
     }
 }
 
-fn plan_withdrawals(desired: &Desired, actual: &Actual, stays: impl Fn(&IfName) -> bool, ops: &mut Vec<Op>) {
+fn plan_withdrawals(kept: &Kept<'_>, ops: &mut Vec<Op>) {
+    let Kept { desired, actual, .. } = kept;
     for (destination, route) in &actual.routes {
         let gone_with_its_link =
-            [&desired.bridge_name, &desired.vxlan.name].contains(&&route.link) && !stays(&route.link);
+            [&desired.bridge_name, &desired.vxlan.name].contains(&&route.link) && !kept.link(&route.link);
         if !desired.routes.contains_key(destination) && !gone_with_its_link {
             ops.push(Op::DeleteRoute(route.clone()));
         }
     }
-    for (link, ip) in actual.neighbours.keys() {
-        if stays(link) && !desired.neighbours.contains_key(&(link.clone(), *ip)) {
-            ops.push(Op::DeleteNeighbour(link.clone(), *ip));
-        }
-    }
-    for (mac, to) in &actual.tunnels {
-        if stays(&desired.vxlan.name) && !desired.tunnels.contains_key(mac) {
-            ops.push(Op::DeleteTunnelEntry { link: desired.vxlan.name.clone(), mac: *mac, to: *to });
-        }
-    }
 }
 
-fn plan_next_hops(desired: &Desired, actual: &Actual, stays: impl Fn(&IfName) -> bool, ops: &mut Vec<Op>) {
+fn plan_next_hops(kept: &Kept<'_>, ops: &mut Vec<Op>) {
+    let Kept { desired, actual, .. } = kept;
     let vxlan = &desired.vxlan.name;
     for (mac, to) in &desired.tunnels {
-        if !(stays(vxlan) && actual.tunnels.get(mac) == Some(to)) {
+        if !(kept.vxlan && actual.tunnels.get(mac) == Some(to)) {
             ops.push(Op::ReplaceTunnelEntry { link: vxlan.clone(), mac: *mac, to: *to });
         }
     }
     for ((link, ip), mac) in &desired.neighbours {
-        if !(stays(link) && actual.neighbours.get(&(link.clone(), *ip)) == Some(mac)) {
+        if !(kept.neighbours(link) && actual.neighbours.get(&(link.clone(), *ip)) == Some(mac)) {
             ops.push(Op::ReplaceNeighbour(link.clone(), *ip, *mac));
         }
     }
     for (destination, route) in &desired.routes {
-        if !(stays(&route.link) && actual.routes.get(destination) == Some(route)) {
+        if !(kept.link(&route.link) && actual.routes.get(destination) == Some(route)) {
             ops.push(Op::ReplaceRoute(route.clone()));
+        }
+    }
+}
+
+/// Next hops nobody uses any more: last, because a peer's new hardware address replaces its neighbour
+/// before the old forwarding entry goes.
+fn plan_removals(kept: &Kept<'_>, ops: &mut Vec<Op>) {
+    let Kept { desired, actual, .. } = kept;
+    for (link, ip) in actual.neighbours.keys() {
+        if kept.neighbours(link) && !desired.neighbours.contains_key(&(link.clone(), *ip)) {
+            ops.push(Op::DeleteNeighbour(link.clone(), *ip));
+        }
+    }
+    for (mac, to) in &actual.tunnels {
+        if kept.vxlan && !desired.tunnels.contains_key(mac) {
+            ops.push(Op::DeleteTunnelEntry { link: desired.vxlan.name.clone(), mac: *mac, to: *to });
         }
     }
 }
 
 /// Puts committed workloads' veths back on the bridge and up. A veth that is gone is not ours to
 /// make: its workload is gone, and collection follows.
-fn plan_ports(desired: &Desired, actual: &Actual, bridge_stays: bool, ops: &mut Vec<Op>) {
+fn plan_ports(kept: &Kept<'_>, ops: &mut Vec<Op>) {
+    let Kept { desired, actual, .. } = kept;
     let bridge_index = actual.links.get(&desired.bridge_name).map(|link| link.index);
     for (name, port) in &desired.ports {
         let Some(link) = actual.links.get(name) else {
             continue;
         };
-        let joined = bridge_stays && link.master == bridge_index && link.guarded_port;
+        let joined = kept.bridge && link.master == bridge_index && link.guarded_port;
         if !joined {
             ops.push(Op::JoinBridge { link: name.clone(), bridge: desired.bridge_name.clone() });
         }

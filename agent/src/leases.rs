@@ -1,0 +1,378 @@
+//! Keeps the host's lease: follows the store's view of hosts, lets `model::lease` decide, does the
+//! conditional write it names, and tells the worker what came of it.
+
+use crate::cache::{Cache, CachedLease, CachedPeer};
+use crate::config::Config;
+use crate::directory::{Directory, HostName};
+use crate::worker::{Command, Worker};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use weft_api::flannel::{self, LeaseValue};
+use weft_api::stored::{EnforcedDocument, HostDocument};
+use weft_model::lease::{self, Decision, Me, Seen, SeenLease, SeenRecord, State, Write};
+use weft_model::net::{NetworkConfig, Subnet};
+use weft_store::StoreError;
+use weft_store::hosts::{Claim, Hold, HostStore, HostsFollower, HostsView};
+
+/// How often a lease is kept alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// How often the revision in force is reported while nobody waits for it.
+const REPORT: Duration = Duration::from_secs(60);
+/// Pause after an error of the store.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The overlay as the store or the cache describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// Its network.
+    pub network: NetworkConfig,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+}
+
+impl Overlay {
+    pub(crate) fn new(config: &Config, stored: &flannel::Config) -> Self {
+        Self {
+            network: stored.network,
+            vni: config.vni.or(stored.vni).unwrap_or(1),
+            port: config.vxlan_port.or(stored.port).unwrap_or(8472),
+        }
+    }
+}
+
+/// The task's state.
+pub struct LeaseKeeper<S> {
+    store: S,
+    config: Arc<Config>,
+    me: HostName,
+    instance: String,
+    cache: Cache,
+    worker: Worker,
+    directory: watch::Receiver<Arc<Directory>>,
+    state: State,
+    hold: Option<Hold>,
+    started: Instant,
+    kept_alive: Instant,
+    reported: Option<(i64, Instant)>,
+    cached: Option<CachedLease>,
+}
+
+impl<S: HostStore> LeaseKeeper<S> {
+    /// A keeper that goes on where `cached` says the last run stopped.
+    pub fn new(
+        store: S,
+        config: Arc<Config>,
+        me: HostName,
+        cache: Cache,
+        worker: Worker,
+        directory: watch::Receiver<Arc<Directory>>,
+    ) -> Self {
+        let cached = cache.lease().filter(|lease| lease.public_ip == me.public_ip);
+        let now = Instant::now();
+        Self {
+            store,
+            config,
+            me,
+            instance: uuid::Uuid::new_v4().to_string(),
+            worker,
+            directory,
+            state: cached.as_ref().map_or(State::None, |lease| State::Cached(lease.subnet)),
+            hold: None,
+            started: now,
+            kept_alive: now,
+            reported: None,
+            cached,
+            cache,
+        }
+    }
+
+    /// Runs for the agent's life.
+    pub async fn run(mut self) {
+        self.publish_cached();
+        loop {
+            match self.session().await {
+                Ok(()) => {}
+                Err(error) => self.away(&error).await,
+            }
+        }
+    }
+
+    /// One connection's worth of following; ends with the error that broke it.
+    async fn session(&mut self) -> Result<(), StoreError> {
+        let overlay = self.overlay().await?;
+        let mut follower = self.store.follow_hosts().await?;
+        self.worker.send(Command::Store { connected: true, error: None });
+        tracing::info!(state = %self.state, "following hosts in the store");
+        loop {
+            self.step(&overlay, follower.view()).await?;
+            self.publish(&overlay, follower.view());
+            self.keep_alive().await?;
+            self.report(follower.wanted().map(|wanted| wanted.revision)).await?;
+            let pause = self.pause();
+            tokio::select! {
+                changed = follower.changed() => changed?,
+                () = tokio::time::sleep(pause) => {}
+                changed = self.directory.changed() => {
+                    if changed.is_err() { return Ok(()); }
+                }
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        match self.state {
+            State::Settling { .. } => Duration::from_millis(50),
+            State::None | State::Lost(_) => Duration::from_secs(1),
+            State::Held(_) | State::Cached(_) => Duration::from_secs(10),
+        }
+    }
+
+    async fn overlay(&mut self) -> Result<Overlay, StoreError> {
+        loop {
+            let stored = match &self.config.initial_network {
+                Some(json) => Some(self.store.init_network(json).await?),
+                None => self.store.network().await?,
+            };
+            if let Some(stored) = stored {
+                self.worker.send(Command::Alarm { about: "network", text: None });
+                return Ok(Overlay::new(&self.config, &stored));
+            }
+            let text = format!(
+                "nobody has written the network's configuration at {}/config: give weftd --network, or put {{\"Network\":\"10.255.0.0/16\",\"Backend\":{{\"Type\":\"vxlan\"}}}} there",
+                self.config.etcd_prefix
+            );
+            tracing::warn!("{text}");
+            self.worker.send(Command::Alarm { about: "network", text: Some(text) });
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    /// Decides until there is nothing to write.
+    async fn step(&mut self, overlay: &Overlay, view: &HostsView) -> Result<(), StoreError> {
+        let seen = seen(view);
+        let me = Me {
+            node: self.me.node.clone(),
+            public_ip: self.me.public_ip,
+            has_workloads: !self.directory.borrow().endpoints.is_empty(),
+        };
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let Decision { state, write, alarm } = lease::decide(&self.state, Some(&seen), &me, &overlay.network, now);
+        if let Some(text) = &alarm {
+            tracing::warn!(state = %self.state, "{text}");
+        }
+        self.worker.send(Command::Alarm { about: "lease", text: alarm });
+        let won = match &write {
+            None => true,
+            Some(write) => self.write(write, overlay, view).await?,
+        };
+        if won && state != self.state {
+            tracing::info!(from = %self.state, to = %state, subnet = ?state.subnet().map(|s| s.to_string()), "lease");
+            self.state = state;
+        }
+        if self.hold.is_none() {
+            self.hold = self.state.subnet().and_then(|subnet| hold_in(view, subnet, self.me.public_ip));
+        }
+        Ok(())
+    }
+
+    /// Does a conditional write; whether it won.
+    async fn write(&mut self, write: &Write, overlay: &Overlay, view: &HostsView) -> Result<bool, StoreError> {
+        let value = |subnet: Subnet| LeaseValue {
+            public_ip: self.me.public_ip,
+            vni: overlay.vni,
+            vtep_mac: subnet.vtep_mac(),
+        };
+        let claim = match write {
+            Write::Create(subnet) => self.store.create(*subnet, &value(*subnet), &self.record(*subnet)).await?,
+            Write::Adopt(subnet) => {
+                let Some(entry) = view.leases.get(subnet) else { return Ok(false) };
+                self.store.rewrite(*subnet, entry.mod_revision, &value(*subnet), &self.record(*subnet)).await?
+            }
+            Write::Yield(subnet) => {
+                let Some(hold) = hold_in(view, *subnet, self.me.public_ip) else { return Ok(true) };
+                self.store.release(&self.me.node, *subnet, hold).await?
+            }
+        };
+        match claim {
+            Claim::Won(hold) => {
+                self.hold = (!matches!(write, Write::Yield(_))).then_some(hold);
+                self.kept_alive = Instant::now();
+                Ok(true)
+            }
+            Claim::Lost => {
+                tracing::info!(?write, "another host was faster: looking again");
+                Ok(false)
+            }
+        }
+    }
+
+    fn record(&self, subnet: Subnet) -> HostDocument {
+        HostDocument {
+            node: self.me.node.clone(),
+            hostname: self.me.hostname.clone(),
+            public_ip: self.me.public_ip,
+            subnet,
+            instance: self.instance.clone(),
+            last_seen: jiff::Timestamp::now().to_string(),
+            gbp: true,
+        }
+    }
+
+    async fn keep_alive(&mut self) -> Result<(), StoreError> {
+        let Some(hold) = self.hold.filter(|_| self.kept_alive.elapsed() >= KEEP_ALIVE) else { return Ok(()) };
+        if hold.lease_id == 0 {
+            return Ok(());
+        }
+        match self.store.keep_alive(hold.lease_id).await? {
+            Some(_) => self.kept_alive = Instant::now(),
+            None => {
+                tracing::warn!(lease = hold.lease_id, "the store's lease has run out: the next look claims the subnet again");
+                self.hold = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which revision this host enforces: promptly while somebody waits for it, else now and then.
+    async fn report(&mut self, wanted: Option<i64>) -> Result<(), StoreError> {
+        let enforced = self.directory.borrow().enforced;
+        let Some(hold) = self.hold.filter(|hold| hold.lease_id != 0 && self.state.serves()) else { return Ok(()) };
+        let due = match self.reported {
+            None => true,
+            Some((revision, at)) => {
+                enforced != revision && (wanted.is_some_and(|wanted| revision < wanted) || at.elapsed() >= REPORT)
+            }
+        };
+        if !due {
+            return Ok(());
+        }
+        let document = EnforcedDocument { revision: enforced, at: jiff::Timestamp::now().to_string() };
+        self.store.report_enforced(&self.me.node, hold.lease_id, &document).await?;
+        self.reported = Some((enforced, Instant::now()));
+        Ok(())
+    }
+
+    fn publish(&mut self, overlay: &Overlay, view: &HostsView) {
+        let peers = peers(view, self.state.subnet(), self.me.public_ip);
+        for (key, complaint) in &view.unreadable {
+            tracing::warn!(key, complaint, "skipping an unreadable key in the store");
+        }
+        let cached = self.state.subnet().filter(|_| self.state.serves()).map(|subnet| CachedLease {
+            subnet,
+            public_ip: self.me.public_ip,
+            network: overlay.network.network(),
+            subnet_len: overlay.network.subnet_len(),
+            vni: overlay.vni,
+            port: overlay.port,
+            peers: peers.clone(),
+        });
+        if cached.is_some() && cached != self.cached {
+            if let Some(Err(error)) = cached.as_ref().map(|lease| self.cache.put_lease(lease)) {
+                tracing::error!(%error, "cannot keep the lease on disk: a restart with the store away would use an older one");
+            }
+            self.cached = cached;
+        }
+        self.worker.send(Command::Lease { state: self.state.clone(), overlay: overlay.clone(), peers });
+    }
+
+    /// What the cache knows, before the store has answered.
+    fn publish_cached(&self) {
+        let Some(cached) = &self.cached else { return };
+        match NetworkConfig::new(cached.network, Some(cached.subnet_len), None, None) {
+            Ok(network) => {
+                tracing::info!(subnet = %cached.subnet, peers = cached.peers.len(), "going on with the lease kept on disk");
+                let overlay = Overlay { network, vni: cached.vni, port: cached.port };
+                let peers = cached.peers.clone();
+                self.worker.send(Command::Lease { state: self.state.clone(), overlay, peers });
+            }
+            Err(error) => tracing::error!(%error, "the lease kept on disk cannot be used"),
+        }
+    }
+
+    /// The store does not answer: go on with what there is.
+    async fn away(&mut self, error: &StoreError) {
+        let text = chain(error);
+        tracing::warn!(error = %text, state = %self.state, "the store is away: going on with what is known, trying again");
+        self.worker.send(Command::Store { connected: false, error: Some(text) });
+        let Some(network) = self.cached.as_ref().and_then(|cached| {
+            NetworkConfig::new(cached.network, Some(cached.subnet_len), None, None).ok()
+        }) else {
+            tokio::time::sleep(RETRY).await;
+            return;
+        };
+        let me = Me { node: self.me.node.clone(), public_ip: self.me.public_ip, has_workloads: true };
+        self.state = lease::decide(&self.state, None, &me, &network, 0).state;
+        self.worker.send(Command::LeaseState(self.state.clone()));
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// An error with its causes on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn hold_in(view: &HostsView, subnet: Subnet, public_ip: std::net::Ipv4Addr) -> Option<Hold> {
+    let entry = view.leases.get(&subnet).filter(|entry| entry.value.public_ip == public_ip)?;
+    Some(Hold { lease_id: entry.lease_id, mod_revision: entry.mod_revision })
+}
+
+fn seen(view: &HostsView) -> Seen {
+    let now = jiff::Timestamp::now();
+    let age = |record: &HostDocument| {
+        let then: Option<jiff::Timestamp> = record.last_seen.parse().ok();
+        then.map_or(0, |then| u64::try_from(now.as_second() - then.as_second()).unwrap_or(0))
+    };
+    Seen {
+        leases: view
+            .leases
+            .iter()
+            .map(|(subnet, entry)| SeenLease {
+                subnet: *subnet,
+                public_ip: entry.value.public_ip,
+                vtep_mac: entry.value.vtep_mac,
+            })
+            .collect(),
+        records: view
+            .records
+            .values()
+            .map(|record| SeenRecord { node: record.node.clone(), subnet: record.subnet, age: age(record) })
+            .collect(),
+    }
+}
+
+/// The other hosts. A lease whose subnet and address stand in a weft record is a weft host's.
+pub(crate) fn peers(view: &HostsView, own: Option<Subnet>, public_ip: std::net::Ipv4Addr) -> Vec<CachedPeer> {
+    let records: BTreeMap<Subnet, &HostDocument> =
+        view.records.values().map(|record| (record.subnet, record)).collect();
+    let others = view.leases.iter().filter(|(subnet, entry)| Some(**subnet) != own && entry.value.public_ip != public_ip);
+    others
+        .map(|(subnet, entry)| {
+            let record = records.get(subnet).filter(|record| record.public_ip == entry.value.public_ip);
+            // A flanneld that took the subnet over brings its own hardware address: no tags to it.
+            let gbp = record.is_some_and(|record| record.gbp) && entry.value.vtep_mac == subnet.vtep_mac();
+            CachedPeer {
+                subnet: *subnet,
+                public_ip: entry.value.public_ip,
+                vtep_mac: entry.value.vtep_mac,
+                gbp,
+                managed: record.is_some(),
+                hostname: record.map(|record| record.hostname.clone()),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,129 @@
+//! The agent's API on its unix socket; see `weft_api::agent` for the table.
+
+use crate::denials::DenialFeed;
+use crate::worker::{Command, Reply, Worker};
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::BroadcastStream;
+use weft_api::agent::{ApiError, ErrorCode};
+
+#[derive(Clone)]
+struct Shared {
+    worker: Worker,
+    denials: DenialFeed,
+}
+
+/// Makes the socket, for root only. One left over by an agent that died is replaced: the lock says
+/// that no other lives.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves for the agent's life.
+///
+/// # Errors
+/// The listener broke.
+pub async fn serve(listener: UnixListener, worker: Worker, denials: DenialFeed) -> io::Result<()> {
+    let router = Router::new()
+        .route("/v1/reserve", post(reserve))
+        .route("/v1/commit", post(commit))
+        .route("/v1/release", post(release))
+        .route("/v1/ready", get(ready))
+        .route("/v1/status", get(status))
+        .route("/v1/endpoints", get(endpoints))
+        .route("/v1/denials", get(denied))
+        .with_state(Shared { worker, denials });
+    axum::serve(listener, router).await
+}
+
+async fn reserve(State(shared): State<Shared>, body: String) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(shared.worker.ask(|reply| Command::Reserve(request, reply)).await),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn commit(State(shared): State<Shared>, body: String) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(shared.worker.ask(|reply| Command::Commit(request, reply)).await),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn release(State(shared): State<Shared>, body: String) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(shared.worker.ask(|reply| Command::Release(request, reply)).await),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn ready(State(shared): State<Shared>) -> Response {
+    answer(shared.worker.ask(Command::Ready).await)
+}
+
+async fn status(State(shared): State<Shared>) -> Response {
+    answer(shared.worker.ask(Command::Status).await)
+}
+
+async fn endpoints(State(shared): State<Shared>) -> Response {
+    answer(shared.worker.ask(Command::Endpoints).await)
+}
+
+#[derive(Deserialize)]
+struct DenialQuery {
+    #[serde(default)]
+    follow: bool,
+}
+
+/// Recent records, then, if asked for, new ones as they come. A reader that is too slow is told how
+/// many it missed by the sequence of `suppressed` counts staying behind; the counters are exact.
+async fn denied(State(shared): State<Shared>, Query(query): Query<DenialQuery>) -> Response {
+    let (recent, live) = shared.denials.subscribe();
+    let past = futures_util::stream::iter(recent.into_iter().map(Ok::<_, io::Error>));
+    let body = if query.follow {
+        let live = BroadcastStream::new(live).filter_map(|line| async { line.ok() }).map(Ok);
+        Body::from_stream(past.chain(live))
+    } else {
+        Body::from_stream(past)
+    };
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+#[expect(clippy::result_large_err, reason = "the error is the response itself, made once")]
+fn parse<T: DeserializeOwned>(body: &str) -> Result<T, Response> {
+    serde_json::from_str(body).map_err(|error| {
+        refuse(&ApiError { code: ErrorCode::Invalid, message: format!("request body: {error}"), details: None })
+    })
+}
+
+fn answer<T: Serialize>(reply: Reply<T>) -> Response {
+    match reply {
+        Ok(body) => Json(body).into_response(),
+        Err(error) => refuse(&error),
+    }
+}
+
+fn refuse(error: &ApiError) -> Response {
+    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Json(error)).into_response()
+}

@@ -1,0 +1,307 @@
+//! The one owner of the host's state: a thread that takes messages one at a time.
+//!
+//! Netlink, maps and files are blocking and have one writer; everything else of the agent is tasks
+//! that send messages here. After messages, and on a timer, it brings the host's network
+//! (`network`), the kernel programs (`programs`) and the workloads' book-keeping (`collect`) to what
+//! they should be.
+
+mod collect;
+mod journal;
+mod network;
+pub(crate) mod placement;
+mod programs;
+mod report;
+mod workloads;
+
+use crate::cache::CachedPeer;
+use crate::config::Config;
+use crate::directory::{Directory, HostName};
+use crate::leases::Overlay;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+use weft_api::agent::{
+    ApiError, CommitRequest, CommitResponse, EndpointView, ErrorCode, Ready, ReleaseRequest, ReleaseResponse,
+    ReserveRequest, ReserveResponse, Status, StoreStatus, SyncStatus,
+};
+use weft_datapath::{Datapath, DenialReader};
+use weft_hostnet::Executor;
+use weft_ipam::Pool;
+use weft_model::compile::Policies;
+use weft_model::endpoints::Programmed;
+use weft_model::id::{Attachment, GroupId};
+use weft_model::lease;
+use weft_model::overlay::Placement;
+use weft_model::policy::PolicySet;
+use weft_store::policy::PolicyView;
+
+/// Kernel notifications within this time are one.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How often everything is looked at without any reason.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// How often notes of the plugin are looked for.
+const NOTES: Duration = Duration::from_secs(1);
+/// Pause after a failed pass.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// An answer.
+pub type Reply<T> = Result<T, ApiError>;
+
+/// A message to the worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Step one of ADD.
+    Reserve(ReserveRequest, oneshot::Sender<Reply<ReserveResponse>>),
+    /// Step two of ADD.
+    Commit(CommitRequest, oneshot::Sender<Reply<CommitResponse>>),
+    /// DEL.
+    Release(ReleaseRequest, oneshot::Sender<Reply<ReleaseResponse>>),
+    /// Would an ADD work?
+    Ready(oneshot::Sender<Reply<Ready>>),
+    /// How is the host?
+    Status(oneshot::Sender<Reply<Status>>),
+    /// Who is here?
+    Endpoints(oneshot::Sender<Reply<Vec<EndpointView>>>),
+    /// The lease and the overlay as the store (or the disk) shows them.
+    Lease {
+        /// The lease's state.
+        state: lease::State,
+        /// The overlay.
+        overlay: Overlay,
+        /// The other hosts.
+        peers: Vec<CachedPeer>,
+    },
+    /// Only the lease's state changed.
+    LeaseState(lease::State),
+    /// A new revision of policies.
+    Policies(Arc<PolicyView>),
+    /// Whether the store answers.
+    Store {
+        /// It does.
+        connected: bool,
+        /// What it said, if it does not.
+        error: Option<String>,
+    },
+    /// Something a person should know, or that it is over.
+    Alarm {
+        /// About what; one alarm each.
+        about: &'static str,
+        /// The alarm; `None`: over.
+        text: Option<String>,
+    },
+    /// The kernel says that something changed.
+    KernelChanged,
+    /// End.
+    Stop,
+}
+
+/// The worker's address.
+#[derive(Debug, Clone)]
+pub struct Worker(Sender<Command>);
+
+impl Worker {
+    /// Sends a message; after the worker's end it goes nowhere, and the agent is about to end too.
+    pub fn send(&self, command: Command) {
+        drop(self.0.send(command));
+    }
+
+    /// Sends a question and waits for its answer.
+    ///
+    /// # Errors
+    /// What the worker answers, or that it is gone.
+    pub async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<Reply<T>>) -> Command) -> Reply<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(question(sender));
+        receiver.await.unwrap_or_else(|_gone| Err(internal("the agent is ending")))
+    }
+}
+
+fn internal(message: impl Into<String>) -> ApiError {
+    ApiError { code: ErrorCode::Internal, message: message.into(), details: None }
+}
+
+fn try_again(message: impl Into<String>) -> ApiError {
+    ApiError { code: ErrorCode::TryAgain, message: message.into(), details: None }
+}
+
+/// What the worker tells the rest of the agent.
+pub struct Outlets {
+    /// Who is who.
+    pub directory: watch::Sender<Arc<Directory>>,
+    /// The ring buffer's reader, once programs are loaded.
+    pub denials: mpsc::SyncSender<DenialReader>,
+}
+
+/// Starts the worker's thread.
+///
+/// # Errors
+/// The thread, or its netlink socket, cannot be made.
+pub fn spawn(config: Arc<Config>, me: HostName, outlets: Outlets) -> anyhow::Result<(Worker, std::thread::JoinHandle<()>)> {
+    let (sender, receiver) = mpsc::channel();
+    let core = Core::new(config, me, outlets)?;
+    let thread = std::thread::Builder::new().name("worker".to_owned()).spawn(move || core.run(&receiver))?;
+    Ok((Worker(sender), thread))
+}
+
+/// All of the host's state.
+struct Core {
+    config: Arc<Config>,
+    me: HostName,
+    outlets: Outlets,
+    kernel: Executor,
+    datapath: Option<Datapath>,
+    programmed: Programmed,
+    /// The overlay and this host's place in it; `None` until there is a lease or a kept one.
+    placement: Option<Placement>,
+    overlay: Option<Overlay>,
+    lease: lease::State,
+    peers: Vec<CachedPeer>,
+    refused_peers: Vec<String>,
+    pool: Option<Pool>,
+    journal: journal::Journal,
+    policies: Option<Arc<Known>>,
+    /// Policy sets of the groups that run here, made from `policies`.
+    sets: BTreeMap<Option<GroupId>, PolicySet>,
+    /// Workloads whose veth bears our programs: only these are raised.
+    guarded: BTreeSet<Attachment>,
+    enforced: i64,
+    store: StoreStatus,
+    alarms: BTreeMap<&'static str, String>,
+    network: SyncStatus,
+    programs: SyncStatus,
+    due: Due,
+}
+
+/// Policies as the store showed them last.
+struct Known {
+    revision: i64,
+    arranged: Policies,
+}
+
+/// When to look at what.
+struct Due {
+    reconcile: Instant,
+    notes: Instant,
+}
+
+impl Due {
+    /// Asks for a pass within `after`.
+    fn within(&mut self, after: Duration) {
+        self.reconcile = self.reconcile.min(Instant::now() + after);
+    }
+}
+
+impl Core {
+    fn new(config: Arc<Config>, me: HostName, outlets: Outlets) -> anyhow::Result<Self> {
+        let now = Instant::now();
+        Ok(Self {
+            journal: journal::Journal::new(&config.run_dir)?,
+            kernel: Executor::here()?,
+            config,
+            me,
+            outlets,
+            datapath: None,
+            programmed: Programmed::default(),
+            placement: None,
+            overlay: None,
+            lease: lease::State::None,
+            peers: Vec::new(),
+            refused_peers: Vec::new(),
+            pool: None,
+            policies: None,
+            sets: BTreeMap::new(),
+            guarded: BTreeSet::new(),
+            enforced: 0,
+            store: StoreStatus { connected: false, error: None },
+            alarms: BTreeMap::new(),
+            network: SyncStatus::default(),
+            programs: SyncStatus::default(),
+            due: Due { reconcile: now, notes: now },
+        })
+    }
+
+    fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            let wait = self.due.reconcile.min(self.due.notes).saturating_duration_since(Instant::now());
+            match commands.recv_timeout(wait) {
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(command) => self.handle(command),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.passes();
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Reserve(request, reply) => answer(reply, self.reserve(request)),
+            Command::Commit(request, reply) => answer(reply, self.commit(&request)),
+            Command::Release(request, reply) => answer(reply, self.release(&request)),
+            Command::Ready(reply) => answer(reply, self.ready()),
+            Command::Status(reply) => answer(reply, Ok(self.status())),
+            Command::Endpoints(reply) => answer(reply, Ok(self.endpoints())),
+            Command::Lease { state, overlay, peers } => self.take_lease(state, overlay, peers),
+            Command::LeaseState(state) => self.lease = state,
+            Command::Policies(view) => self.take_policies(view),
+            Command::Store { connected, error } => self.store = StoreStatus { connected, error },
+            Command::Alarm { about, text } => self.alarm(about, text),
+            Command::KernelChanged => self.due.within(DEBOUNCE),
+            Command::Stop => {}
+        }
+    }
+
+    /// Whatever is due.
+    fn passes(&mut self) {
+        let now = Instant::now();
+        if self.due.notes <= now {
+            self.due.notes = now + NOTES;
+            self.take_notes();
+        }
+        if self.due.reconcile <= now {
+            self.due.reconcile = now + INTERVAL;
+            self.reconcile();
+        }
+    }
+
+    /// Brings everything to what it should be: programs and policy before links, links before
+    /// book-keeping.
+    fn reconcile(&mut self) {
+        if !self.place() {
+            return;
+        }
+        self.reconcile_programs();
+        self.reconcile_network();
+        self.attach_overlay();
+        self.collect();
+        self.publish();
+    }
+
+    /// A new revision: at once, without waiting for a pass.
+    fn take_policies(&mut self, view: Arc<PolicyView>) {
+        self.policies = Some(Arc::new(Known {
+            revision: view.revision,
+            arranged: Policies::new(&view.policies, view.tags.clone()),
+        }));
+        self.sets.clear();
+        self.reconcile_programs();
+        self.publish();
+    }
+
+    fn alarm(&mut self, about: &'static str, text: Option<String>) {
+        match text {
+            Some(text) => drop(self.alarms.insert(about, text)),
+            None => drop(self.alarms.remove(about)),
+        }
+    }
+}
+
+/// Nobody waiting any more is no error: the plugin was killed.
+fn answer<T>(reply: oneshot::Sender<Reply<T>>, result: Reply<T>) {
+    if let Err(error) = &result {
+        tracing::warn!(code = ?error.code, details = error.details, "refused: {}", error.message);
+    }
+    drop(reply.send(result));
+}
+

@@ -1,0 +1,152 @@
+//! What nobody tells us: workloads whose link is gone, reservations never committed, links nobody
+//! registered, notes the plugin left while the agent was away. containerd never calls GC.
+
+use super::Core;
+use super::journal::boot_seconds;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use weft_api::agent::{NOTES_FOLDER, ReleaseRequest};
+use weft_hostnet::LinkInfo;
+use weft_ipam::{Entry, State};
+use weft_model::group::Identity;
+use weft_model::id::{Attachment, Slot, Token};
+use weft_model::op::Op;
+use weft_model::workload::{Alias, SLOT_IFINDEX_BASE};
+
+impl Core {
+    /// One round of collection.
+    pub(super) fn collect(&mut self) {
+        let links = match self.kernel.links() {
+            Ok(links) => links,
+            Err(error) => {
+                tracing::error!(%error, "cannot list links: collecting later");
+                return;
+            }
+        };
+        let alive: BTreeSet<Token> = links.iter().filter_map(alias).map(|alias| alias.token).collect();
+        self.collect_gone(&alive);
+        self.collect_lapsed(&alive);
+        self.collect_strays(&links);
+    }
+
+    /// Committed workloads whose link is gone: the namespace died without a DEL.
+    fn collect_gone(&mut self, alive: &BTreeSet<Token>) {
+        let Some(pool) = &self.pool else { return };
+        let gone: Vec<(Attachment, Token)> = pool
+            .entries()
+            .iter()
+            .filter(|(_, entry)| entry.state == State::Committed && !alive.contains(&entry.token))
+            .map(|(attachment, entry)| (attachment.clone(), entry.token.clone()))
+            .collect();
+        for (attachment, token) in gone {
+            tracing::info!(%attachment, "its link is gone: collecting");
+            self.forget(&attachment, Some(&token));
+        }
+    }
+
+    /// Reservations whose plugin was killed.
+    fn collect_lapsed(&mut self, alive: &BTreeSet<Token>) {
+        let Some(pool) = &mut self.pool else { return };
+        let events = pool.expire(boot_seconds(), |_, entry| alive.contains(&entry.token));
+        for event in &events {
+            tracing::info!(?event, "a reservation lapsed");
+            self.journal.append(event, pool);
+        }
+    }
+
+    /// Links of ours that no entry stands for, and reserved ones past their time: down and off the
+    /// bridge as they are, they carry nothing, and nobody will come for them.
+    fn collect_strays(&mut self, links: &[LinkInfo]) {
+        for link in links {
+            let Some(alias) = alias(link) else { continue };
+            let entry = self.pool.as_ref().and_then(|pool| pool.get(&alias.attachment)).cloned();
+            let stray = match &entry {
+                Some(entry) if entry.token == alias.token => match entry.state {
+                    State::Committed => false,
+                    State::Reserved { since } => boot_seconds().saturating_sub(since) > 120,
+                },
+                _ => self.pool.is_some(),
+            };
+            if stray {
+                tracing::warn!(link = %link.name, attachment = %alias.attachment, "a link nobody stands for: removing it");
+                if let Err(error) = self.kernel.execute(&[Op::DeleteLink(link.name.clone())], None) {
+                    tracing::error!(%error, "cannot remove it: trying again with the next pass");
+                    continue;
+                }
+                self.forget(&alias.attachment, Some(&alias.token));
+            }
+        }
+    }
+
+    /// After a start without a usable journal: what the kernel shows is in use. A link that is up was
+    /// committed; its group is not known any more, so it goes without identity until it is restarted.
+    pub(super) fn adopt_links(&mut self) {
+        let links = match self.kernel.links() {
+            Ok(links) => links,
+            Err(error) => {
+                tracing::error!(%error, "cannot list links: addresses in use may be unknown");
+                return;
+            }
+        };
+        for link in links.iter().filter(|link| link.up) {
+            let (Some(alias), Some(slot)) = (alias(link), slot_of(link)) else { continue };
+            let Some(pool) = &mut self.pool else { return };
+            if pool.get(&alias.attachment).is_some() {
+                continue;
+            }
+            tracing::warn!(link = %link.name, attachment = %alias.attachment, "a running workload the journal does not know: adopted without identity");
+            let entry = Entry {
+                token: alias.token,
+                slot,
+                netns: String::new(),
+                identity: Identity::default(),
+                group: None,
+                state: State::Committed,
+            };
+            match pool.adopt(alias.attachment, entry) {
+                Ok(event) => self.journal.append(&event, pool),
+                Err(error) => tracing::error!(%error, link = %link.name, "cannot adopt this workload"),
+            }
+        }
+    }
+
+    /// Notes the plugin left. A note that cannot be read is put aside, once.
+    pub(super) fn take_notes(&mut self) {
+        if self.pool.is_none() {
+            return;
+        }
+        let folder = self.config.run_dir.join(NOTES_FOLDER);
+        let Ok(notes) = fs::read_dir(&folder) else { return };
+        for path in notes.flatten().map(|note| note.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with('.') || !name.ends_with(".json") {
+                continue;
+            }
+            if self.take_note(&path) {
+                if let Err(error) = fs::remove_file(&path) {
+                    tracing::error!(path = %path.display(), %error, "cannot remove a note that was carried out");
+                }
+            }
+        }
+    }
+
+    fn take_note(&mut self, path: &Path) -> bool {
+        match crate::files::read::<ReleaseRequest>(path) {
+            Ok(Some(request)) => self.release(&request).is_ok(),
+            Ok(None) => false,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "not a note: removing it; collection finds what it meant");
+                true
+            }
+        }
+    }
+}
+
+fn alias(link: &LinkInfo) -> Option<Alias> {
+    link.alias.as_deref().and_then(Alias::parse)
+}
+
+fn slot_of(link: &LinkInfo) -> Option<Slot> {
+    link.index.checked_sub(SLOT_IFINDEX_BASE).and_then(|slot| u16::try_from(slot).ok()).map(Slot)
+}

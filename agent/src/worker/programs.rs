@@ -1,0 +1,186 @@
+//! The kernel programs: loaded once, attached to what should have them, their maps filled.
+
+use super::workloads::workload_mac;
+use super::{Core, RETRY};
+use crate::leases::chain;
+use std::collections::BTreeMap;
+use weft_datapath::Datapath;
+use weft_ipam::State;
+use weft_model::compile::{Policies, policy_set};
+use weft_model::datapath::{Host, PeerHost, Surroundings, plan_surroundings};
+use weft_model::endpoints::{Wanted, plan};
+use weft_model::id::Slot;
+use weft_model::overlay::Placement;
+use weft_model::workload::host_ifname;
+
+impl Core {
+    /// Loads the programs and takes over what an earlier agent left in the maps.
+    pub(super) fn open_datapath(&mut self) {
+        let Some(host) = self.host() else { return };
+        match Datapath::open(&self.config.bpf_dir, &host) {
+            Ok(mut datapath) => {
+                match datapath.denial_reader() {
+                    Ok(reader) => drop(self.outlets.denials.try_send(reader)),
+                    Err(error) => tracing::error!(error = %chain(&error), "denials are counted but cannot be read"),
+                }
+                self.programmed = datapath.programmed();
+                tracing::info!(endpoints = self.programmed.endpoints.len(), orphaned_sets = self.programmed.orphans.len(), "kernel programs are loaded");
+                self.datapath = Some(datapath);
+                self.programs.error = None;
+            }
+            Err(error) => self.programs_failed(&chain(&error)),
+        }
+    }
+
+    fn programs_failed(&mut self, error: &str) {
+        tracing::error!(error, "the kernel programs are not as they should be: what is in force stays, trying again in 1 s");
+        self.programs.in_sync = false;
+        self.programs.error = Some(error.to_owned());
+        self.due.within(RETRY);
+    }
+
+    fn host(&self) -> Option<Host> {
+        let placement = self.placement.as_ref()?;
+        Some(Host {
+            overlay: placement.network.network(),
+            gateway: placement.subnet.gateway(),
+            vtep: placement.subnet.vtep_ip(),
+            vni: placement.vni,
+            vxlan_port: placement.port,
+            mark_shift: self.config.mark_shift,
+            link_local: self.config.link_local,
+            denials_per_second: self.config.denials_per_second,
+            denials_burst: self.config.denials_burst,
+        })
+    }
+
+    /// Programs on every committed workload's veth, surroundings, endpoints.
+    pub(super) fn reconcile_programs(&mut self) {
+        let Some(host) = self.host() else { return };
+        if self.datapath.is_none() {
+            return;
+        }
+        let result = self.attach_workloads().and_then(|()| self.program_surroundings(&host)).and_then(|()| self.program_endpoints());
+        match result {
+            Ok(()) => {
+                self.programs.in_sync = true;
+                self.programs.error = None;
+            }
+            Err(error) => self.programs_failed(&error),
+        }
+    }
+
+    fn attach_workloads(&mut self) -> Result<(), String> {
+        let workloads = self.committed();
+        let Some(datapath) = &mut self.datapath else { return Ok(()) };
+        let mut first_error = Ok(());
+        for attachment in workloads.keys() {
+            let name = host_ifname(attachment);
+            // A link that is gone is collection's.
+            if self.kernel.link(&name).is_ok_and(|link| link.is_none()) {
+                continue;
+            }
+            let attached = datapath.workload_attached(&name).and_then(|attached| {
+                if !attached {
+                    datapath.attach_workload(&name)?;
+                    self.programs.changes += 1;
+                    tracing::warn!(link = %name, %attachment, "its programs were missing or an older version's: attached");
+                }
+                Ok(())
+            });
+            match attached {
+                Ok(()) => drop(self.guarded.insert(attachment.clone())),
+                Err(error) => {
+                    self.guarded.remove(attachment);
+                    first_error = first_error.and(Err(format!("{name}: {}", chain(&error))));
+                }
+            }
+        }
+        first_error
+    }
+
+    fn program_surroundings(&mut self, host: &Host) -> Result<(), String> {
+        let peers = self.usable_peers();
+        let addresses = self.kernel.addresses().map_err(|error| error.to_string())?;
+        let desired = Surroundings {
+            peers: peers
+                .iter()
+                .map(|peer| {
+                    let host = PeerHost {
+                        underlay: peer.public_ip,
+                        vtep: peer.subnet.vtep_ip(),
+                        gbp: peer.gbp,
+                        unmanaged: !peer.managed,
+                    };
+                    (peer.subnet.network(), host)
+                })
+                .collect(),
+            host_addresses: addresses.into_iter().map(|(_, network)| network.ip()).collect(),
+        };
+        let Some(datapath) = &mut self.datapath else { return Ok(()) };
+        datapath.set_host(host).map_err(|error| chain(&error))?;
+        let actual = datapath.surroundings().map_err(|error| chain(&error))?;
+        let ops = plan_surroundings(&desired, &actual);
+        datapath.apply(&ops).map_err(|error| chain(&error))?;
+        self.programs.changes += u64::try_from(ops.len()).unwrap_or(0);
+        Ok(())
+    }
+
+    /// Endpoints and their policy sets. Without policies (never read, none on disk) what the maps
+    /// hold stays: an unreachable store never means "no policies".
+    pub(super) fn program_endpoints(&mut self) -> Result<(), String> {
+        let Some(policies) = self.policies.clone() else { return Ok(()) };
+        let wanted = self.wanted(&policies.arranged);
+        self.sets.retain(|group, _| wanted.values().any(|want| want.group == *group));
+        for want in wanted.values() {
+            self.sets
+                .entry(want.group.clone())
+                .or_insert_with(|| policy_set(want.group.as_ref(), &self.config.stance, &policies.arranged));
+        }
+        let Some(datapath) = &mut self.datapath else { return Ok(()) };
+        let ops = plan(&wanted, &self.sets, &self.programmed);
+        for op in &ops {
+            datapath.apply(std::slice::from_ref(op)).map_err(|error| chain(&error))?;
+            self.programmed.apply(op);
+        }
+        self.enforced = policies.revision;
+        Ok(())
+    }
+
+    /// Committed workloads: they are in the maps before their links come up.
+    fn wanted(&self, policies: &Policies) -> BTreeMap<Slot, Wanted> {
+        let Some(pool) = &self.pool else { return BTreeMap::new() };
+        let committed = pool.entries().values().filter(|entry| entry.state == State::Committed);
+        committed
+            .filter_map(|entry| {
+                let ip = pool.address(entry.slot)?;
+                let want = Wanted {
+                    ip,
+                    mac: workload_mac(ip),
+                    group: entry.group.clone(),
+                    tag: entry.group.as_ref().and_then(|group| policies.tags().get(group)).copied(),
+                    deny: self.config.deny,
+                    audit: self.config.audit,
+                };
+                Some((entry.slot, want))
+            })
+            .collect()
+    }
+
+    /// Programs on the VXLAN device and the underlay.
+    pub(super) fn attach_overlay(&mut self) {
+        let Some(placement) = self.placement.clone() else { return };
+        if let Err(error) = self.try_attach_overlay(&placement) {
+            self.programs_failed(&error);
+        }
+    }
+
+    fn try_attach_overlay(&mut self, placement: &Placement) -> Result<(), String> {
+        let links = self.kernel.links().map_err(|error| error.to_string())?;
+        let underlay = links.into_iter().find(|link| link.index == placement.underlay_index);
+        let underlay = underlay.ok_or_else(|| format!("underlay interface {} is gone", placement.underlay_index))?;
+        let Some(datapath) = &mut self.datapath else { return Ok(()) };
+        datapath.attach_underlay(&underlay.name).map_err(|error| chain(&error))?;
+        datapath.attach_vtep(&placement.vxlan).map_err(|error| chain(&error))
+    }
+}

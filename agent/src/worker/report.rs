@@ -1,0 +1,121 @@
+//! What the worker says of itself: the directory for the other tasks, the answers to `weft`.
+
+use super::Core;
+use super::journal::boot_seconds;
+use crate::directory::{Directory, Resident};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use weft_api::agent::{EndpointView, PeerView, Status};
+use weft_ipam::State;
+use weft_model::id::{GroupId, Tag};
+use weft_model::workload::host_ifname;
+
+impl Core {
+    /// Publishes who is who.
+    pub(super) fn publish(&self) {
+        let tags = self.policies.as_ref().map(|policies| policies.arranged.tags());
+        let tag = |group: &GroupId| tags.and_then(|tags| tags.get(group)).copied();
+        let mut directory = Directory {
+            subnet: self.placement.as_ref().map(|placement| placement.subnet),
+            groups: tags.into_iter().flatten().map(|(group, tag)| (*tag, group.clone())).collect(),
+            enforced: self.enforced,
+            ..Directory::default()
+        };
+        directory.hosts = self
+            .peers
+            .iter()
+            .map(|peer| (peer.subnet, peer.hostname.clone().unwrap_or_else(|| peer.public_ip.to_string())))
+            .chain(directory.subnet.map(|subnet| (subnet, self.me.hostname.clone())))
+            .collect();
+        for (attachment, entry) in self.pool.iter().flat_map(|pool| pool.entries()) {
+            let resident = Resident {
+                attachment: attachment.clone(),
+                group: entry.group.clone(),
+                tag: entry.group.as_ref().and_then(tag),
+                identity: entry.identity.clone(),
+                host_ifname: host_ifname(attachment).to_string(),
+            };
+            directory.endpoints.insert(entry.slot, resident);
+        }
+        self.outlets.directory.send_replace(Arc::new(directory));
+    }
+
+    /// For `weft status`.
+    pub(super) fn status(&self) -> Status {
+        let usage = self.pool.as_ref().map(|pool| pool.usage(boot_seconds())).unwrap_or_default();
+        let mut alarms: Vec<String> = self.alarms.values().cloned().collect();
+        if usage.size > 0 && usage.free * 10 < usage.size {
+            alarms.push(format!("only {} of {} addresses are free", usage.free, usage.size));
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.me.node.clone(),
+            kind: self.config.groups.kind,
+            public_ip: self.me.public_ip,
+            subnet: self.lease.subnet(),
+            lease: self.lease.to_string(),
+            store: self.store.clone(),
+            peers: self.peer_views(),
+            refused_peers: self.refused_peers.clone(),
+            endpoints: u32::try_from(self.committed().len()).unwrap_or(u32::MAX),
+            free_addresses: usage.free,
+            enforced_revision: self.enforced,
+            network: self.network.clone(),
+            datapath: self.programs.clone(),
+            counters: self.counters(),
+            alarms,
+        }
+    }
+
+    fn peer_views(&self) -> Vec<PeerView> {
+        let view = |peer: &crate::cache::CachedPeer| PeerView {
+            subnet: peer.subnet,
+            public_ip: peer.public_ip,
+            managed: peer.managed,
+            gbp: peer.gbp,
+            hostname: peer.hostname.clone(),
+        };
+        self.peers.iter().map(view).collect()
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let counters = self.datapath.as_ref().map(|datapath| datapath.counters());
+        match counters {
+            Some(Ok(counters)) => counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+            Some(Err(error)) => {
+                tracing::error!(%error, "cannot read the programs' counters");
+                BTreeMap::new()
+            }
+            None => BTreeMap::new(),
+        }
+    }
+
+    /// For `weft endpoints`.
+    pub(super) fn endpoints(&self) -> Vec<EndpointView> {
+        let Some(pool) = &self.pool else { return Vec::new() };
+        let generations = self.datapath.as_ref().and_then(|datapath| datapath.endpoints().ok()).unwrap_or_default();
+        let view = |(attachment, entry): (&weft_model::id::Attachment, &weft_ipam::Entry)| {
+            let programmed = self.programmed.endpoints.get(&entry.slot);
+            let set = programmed.and_then(|endpoint| self.programmed.sets.get(&endpoint.set));
+            let tag: Option<Tag> = programmed.and_then(|endpoint| endpoint.tag);
+            Some(EndpointView {
+                attachment: attachment.clone(),
+                address: pool.address(entry.slot)?,
+                host_ifname: host_ifname(attachment).to_string(),
+                netns: entry.netns.clone(),
+                group: entry.group.clone(),
+                tag,
+                state: match entry.state {
+                    State::Reserved { .. } => "reserved",
+                    State::Committed => "committed",
+                }
+                .to_owned(),
+                isolated: programmed.is_some_and(|endpoint| endpoint.isolated),
+                rules: set.map_or(0, |set| u32::try_from(set.rules.len()).unwrap_or(u32::MAX)),
+                generation: generations.get(&entry.slot).map_or(0, |endpoint| endpoint.generation),
+                identity: entry.identity.clone(),
+            })
+        };
+        pool.entries().iter().filter_map(view).collect()
+    }
+}

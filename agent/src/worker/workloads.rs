@@ -1,0 +1,187 @@
+//! ADD and DEL as the plugin asks for them.
+
+use super::journal::boot_seconds;
+use super::{Core, Reply, internal, try_again};
+use weft_api::agent::{
+    ApiError, CommitRequest, CommitResponse, ErrorCode, Ready, ReleaseRequest, ReleaseResponse, ReserveRequest,
+    ReserveResponse,
+};
+use weft_ipam::{Entry, Pool, PoolError, Released, Request, State};
+use weft_model::group::group_of;
+use weft_model::id::{Attachment, Token};
+use weft_model::mac::Mac;
+use weft_model::op::Op;
+use weft_model::overlay::Placement;
+use weft_model::workload::{Alias, Wiring, host_ifname};
+
+impl Core {
+    /// What an ADD needs, or why it would fail.
+    fn serving(&mut self) -> Reply<(&mut Pool, &Placement)> {
+        if !self.lease.serves() {
+            return Err(ApiError {
+                details: self.alarms.get("lease").or_else(|| self.alarms.get("network")).cloned().or_else(|| self.store.error.clone()),
+                ..try_again(format!("agent not ready: the lease is {}", self.lease))
+            });
+        }
+        if self.policies.is_none() {
+            return Err(ApiError { details: self.store.error.clone(), ..try_again("agent not ready: no policies were ever read") });
+        }
+        if self.datapath.is_none() {
+            return Err(ApiError { details: self.programs.error.clone(), ..try_again("agent not ready: kernel programs are not loaded") });
+        }
+        if !self.network.in_sync {
+            return Err(ApiError { details: self.network.error.clone(), ..try_again("agent not ready: the host's network is not set up") });
+        }
+        match (&mut self.pool, &self.placement) {
+            (Some(pool), Some(placement)) => Ok((pool, placement)),
+            _ => Err(try_again("agent not ready: no subnet yet")),
+        }
+    }
+
+    pub(super) fn ready(&mut self) -> Reply<Ready> {
+        self.serving().map(|(pool, _)| Ready { subnet: pool.subnet() })
+    }
+
+    pub(super) fn reserve(&mut self, request: ReserveRequest) -> Reply<ReserveResponse> {
+        let group = group_of(&self.config.groups, &request.identity).map_err(|error| ApiError {
+            code: ErrorCode::Invalid,
+            message: error.to_string(),
+            details: Some("the workload's identity cannot be accepted; it is not started with another one".to_owned()),
+        })?;
+        let token = Token::new(uuid::Uuid::new_v4().to_string()).map_err(|error| internal(error.to_string()))?;
+        let ReserveRequest { attachment, netns, identity } = request;
+        let (pool, placement) = self.serving()?;
+        let request = Request { attachment: attachment.clone(), token, netns, identity, group };
+        let reserved = pool.reserve(request, boot_seconds()).map_err(refusal)?;
+        let wiring = wiring(placement, pool, &attachment, &reserved.entry)?;
+        if let (Some(event), Some(pool)) = (&reserved.event, &self.pool) {
+            self.journal.append(event, pool);
+        }
+        tracing::info!(%attachment, address = %wiring.address, group = ?reserved.entry.group.as_ref().map(ToString::to_string), "reserved");
+        Ok(ReserveResponse { wiring, group: reserved.entry.group, committed: reserved.entry.state == State::Committed })
+    }
+
+    /// Programs, policy, bridge, then the link: nothing passes before it is judged.
+    pub(super) fn commit(&mut self, request: &CommitRequest) -> Reply<CommitResponse> {
+        let CommitRequest { attachment, token } = request;
+        let (pool, placement) = self.serving()?;
+        let entry = pool.get(attachment).filter(|entry| entry.token == *token).cloned();
+        let entry = entry.ok_or_else(|| try_again(format!("{attachment}: the reservation has lapsed")))?;
+        let wiring = wiring(placement, pool, attachment, &entry)?;
+        let bridge = placement.bridge.clone();
+        self.check_link(&wiring)?;
+        let event = match &mut self.pool {
+            Some(pool) => pool.commit(attachment, token, boot_seconds()).map_err(refusal)?,
+            None => None,
+        };
+        if let Err(error) = self.raise(&wiring, bridge) {
+            // The address stays reserved under the token; the plugin undoes and releases it.
+            return Err(ApiError {
+                details: Some(format!("{attachment} stays down; the runtime will try again")),
+                ..internal(error)
+            });
+        }
+        if let (Some(event), Some(pool)) = (&event, &self.pool) {
+            self.journal.append(event, pool);
+        }
+        tracing::info!(%attachment, address = %wiring.address, link = %wiring.host_ifname(), "committed");
+        self.publish();
+        Ok(CommitResponse { dns_servers: self.config.dns_servers.clone() })
+    }
+
+    fn check_link(&mut self, wiring: &Wiring) -> Reply<()> {
+        let name = wiring.host_ifname();
+        let link = self.kernel.link(&name).map_err(|error| internal(error.to_string()))?;
+        let link = link.ok_or_else(|| internal(format!("commit of {}: link {name} does not exist", wiring.attachment)))?;
+        let ours = link.alias.as_deref().and_then(Alias::parse).is_some_and(|alias| alias == wiring.alias());
+        if !ours || link.index != wiring.host_index() {
+            return Err(internal(format!(
+                "commit of {}: link {name} (index {}, alias {:?}) is not the one that was reserved",
+                wiring.attachment, link.index, link.alias
+            )));
+        }
+        Ok(())
+    }
+
+    fn raise(&mut self, wiring: &Wiring, bridge: weft_model::id::IfName) -> Result<(), String> {
+        let name = wiring.host_ifname();
+        if let Some(datapath) = &mut self.datapath {
+            datapath.attach_workload(&name).map_err(|error| crate::leases::chain(&error))?;
+            self.guarded.insert(wiring.attachment.clone());
+        }
+        self.program_endpoints()?;
+        let ops = [
+            Op::JoinBridge { link: name.clone(), bridge: bridge.clone() },
+            Op::ReplacePortEntry(name.clone(), wiring.workload_mac()),
+            Op::ReplaceNeighbour(bridge, wiring.address, wiring.workload_mac()),
+            Op::SetUp(name),
+        ];
+        self.kernel.execute(&ops, None).map_err(|error| error.to_string())
+    }
+
+    /// A hint from the plugin: what the kernel shows decides.
+    pub(super) fn release(&mut self, request: &ReleaseRequest) -> Reply<ReleaseResponse> {
+        let ReleaseRequest { attachment, token } = request;
+        let Some(entry) = self.pool.as_ref().and_then(|pool| pool.get(attachment)).cloned() else {
+            return Ok(ReleaseResponse { released: false });
+        };
+        let name = host_ifname(attachment);
+        let link = self.kernel.link(&name).map_err(|error| internal(error.to_string()))?;
+        let alive = link.and_then(|link| link.alias).as_deref().and_then(Alias::parse).is_some_and(|alias| alias.token == entry.token);
+        if alive {
+            if token.as_ref() != Some(&entry.token) {
+                tracing::info!(%attachment, "a release that does not name the living link's token is late: ignored");
+                return Ok(ReleaseResponse { released: false });
+            }
+            self.kernel.execute(&[Op::DeleteLink(name)], None).map_err(|error| internal(error.to_string()))?;
+        }
+        let released = self.forget(attachment, token.as_ref());
+        Ok(ReleaseResponse { released })
+    }
+
+    /// Takes a workload out of the data plane and gives its address back; whether there was one.
+    pub(super) fn forget(&mut self, attachment: &Attachment, token: Option<&Token>) -> bool {
+        let Some(pool) = &mut self.pool else { return false };
+        let Released::Yes { entry, event } = pool.release(attachment, token, boot_seconds()) else { return false };
+        let address = pool.address(entry.slot);
+        self.guarded.remove(attachment);
+        self.journal.append(&event, pool);
+        if let Err(error) = self.program_endpoints() {
+            tracing::error!(%attachment, error, "the slot could not be emptied: trying again with the next pass");
+        }
+        if let (Some(placement), Some(address)) = (&self.placement, address) {
+            let op = Op::DeleteNeighbour(placement.bridge.clone(), address);
+            if let Err(error) = self.kernel.execute(&[op], None) {
+                tracing::debug!(%error, "the neighbour entry is gone already or goes with the next pass");
+            }
+        }
+        tracing::info!(%attachment, address = ?address, "released");
+        self.publish();
+        true
+    }
+}
+
+fn wiring(placement: &Placement, pool: &Pool, attachment: &Attachment, entry: &Entry) -> Reply<Wiring> {
+    let address = pool.address(entry.slot).ok_or_else(|| internal(format!("slot {} is outside {}", entry.slot.0, pool.subnet())))?;
+    Ok(Wiring {
+        attachment: attachment.clone(),
+        token: entry.token.clone(),
+        slot: entry.slot,
+        address,
+        gateway: placement.subnet.gateway(),
+        gateway_mac: placement.subnet.gateway_mac(),
+        mtu: placement.mtu,
+    })
+}
+
+fn refusal(error: PoolError) -> ApiError {
+    match error {
+        PoolError::Exhausted { .. } | PoolError::NotReserved { .. } | PoolError::OtherToken { .. } => try_again(error.to_string()),
+        PoolError::BadSlot { .. } => internal(error.to_string()),
+    }
+}
+
+/// The hardware address of a workload; a name for the rule.
+pub(super) fn workload_mac(address: std::net::Ipv4Addr) -> Mac {
+    Mac::for_workload(address)
+}
