@@ -1,1 +1,129 @@
-//! weft, the command line people use.
+//! weft, the command line: asks a host's agent over its socket and the policy server over HTTP.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod args;
+pub mod error;
+pub mod render;
+pub mod server;
+
+use args::{AgentArgs, Arguments, ChangeArgs, Command, PolicyCommand, ServerArgs};
+use error::CliError;
+use serde::Serialize;
+use serde_json::json;
+use server::Server;
+use std::io::Write;
+use std::time::Duration;
+use weft_api::agent::{EndpointView, Status};
+use weft_api::denial::DenialRecord;
+use weft_api::enforced::EnforcedReport;
+use weft_api::policies::PolicyBody;
+
+/// Does what was asked. `token`: the variable `WEFT_TOKEN`.
+///
+/// # Errors
+/// [`CliError`]: exit code 1.
+pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) -> Result<(), CliError> {
+    let Arguments { command, json } = arguments;
+    let connect = |args: &ServerArgs| Server::new(args, token.clone());
+    match command {
+        Command::Status(AgentArgs { socket }) => {
+            let status: Status = agent::get(&socket, "/v1/status")?;
+            print(out, json, &status, || render::status(&status))
+        }
+        Command::Endpoints(AgentArgs { socket }) => {
+            let endpoints: Vec<EndpointView> = agent::get(&socket, "/v1/endpoints")?;
+            print(out, json, &endpoints, || render::endpoints(&endpoints))
+        }
+        Command::Denials { follow, agent } => denials(&agent, follow, json, out),
+        Command::Policies(PolicyCommand::List { group, server }) => {
+            let list = connect(&server)?.list(group.as_ref())?;
+            print(out, json, &list, || render::policies(&list))
+        }
+        Command::Policies(PolicyCommand::Allow(change)) => {
+            let server = connect(&change.server)?;
+            let revision = server.create(&change.policy())?;
+            finish(&server, &change, "allowed", revision, json, out)
+        }
+        Command::Policies(PolicyCommand::Deny(change)) => {
+            let server = connect(&change.server)?;
+            let policy = change.policy();
+            if !server.has(&policy)? {
+                return Err(CliError::NoSuchPolicy(render::policy(&policy)));
+            }
+            let revision = server.delete(&policy)?;
+            finish(&server, &change, "no longer allowed", revision, json, out)
+        }
+        Command::Policies(PolicyCommand::Wait { revision, timeout, server }) => {
+            let report = connect(&server)?.wait(revision, timeout)?;
+            print(out, json, &report, || said(&report))?;
+            judged(&report)
+        }
+    }
+}
+
+fn denials(args: &AgentArgs, follow: bool, json: bool, out: &mut impl Write) -> Result<(), CliError> {
+    for record in agent::stream::<DenialRecord>(&args.socket, &format!("/v1/denials?follow={follow}"))? {
+        let record = record?;
+        if json {
+            writeln!(out, "{}", json!(record))?;
+        } else {
+            out.write_all(render::denial(&record).as_bytes())?;
+        }
+        // Whoever follows wants each line when it happens.
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Says what a change did and waits for it, if asked to.
+fn finish(
+    server: &Server,
+    change: &ChangeArgs,
+    done: &str,
+    revision: i64,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
+    let policy = change.policy();
+    if !json {
+        writeln!(out, "{done}: {} (revision {revision})", render::policy(&policy))?;
+    }
+    let timeout: Option<Duration> = change.wait.then_some(change.timeout);
+    let report = timeout.map(|timeout| server.wait(revision, timeout)).transpose()?;
+    let document = json!({ "revision": revision, "policy": PolicyBody::from(&policy), "wait": report });
+    print(out, json, &document, || report.as_ref().map(said).unwrap_or_default())?;
+    report.as_ref().map_or(Ok(()), judged)
+}
+
+fn said(report: &EnforcedReport) -> String {
+    let EnforcedReport { revision, enforced, hosts } = report;
+    match (enforced, hosts.len()) {
+        (false, _) => String::new(),
+        (true, 0) => format!("revision {revision}: there are no hosts to enforce it\n"),
+        (true, 1) => format!("revision {revision} is enforced by the only host\n"),
+        (true, count) => format!("revision {revision} is enforced by all {count} hosts\n"),
+    }
+}
+
+fn judged(report: &EnforcedReport) -> Result<(), CliError> {
+    if report.enforced {
+        return Ok(());
+    }
+    Err(CliError::NotEnforced { revision: report.revision, laggards: render::laggards(report) })
+}
+
+fn print(
+    out: &mut impl Write,
+    json: bool,
+    document: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> Result<(), CliError> {
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(document).map_err(std::io::Error::from)?)?;
+    } else {
+        out.write_all(text().as_bytes())?;
+    }
+    Ok(out.flush()?)
+}

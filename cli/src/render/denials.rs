@@ -1,0 +1,131 @@
+//! Denied packets, one a line.
+
+use super::plain;
+use jiff::Timestamp;
+use weft_api::denial::{DenialRecord, Party};
+
+/// `2026-08-21T09:12:48.123Z  cell-7  DENY ingress tcp 10.255.3.2:51234 (app) → 10.255.1.5:8080 (web)  no policy`
+#[must_use]
+pub fn denial(record: &DenialRecord) -> String {
+    let verdict = if record.action == "audit" { "AUDIT" } else { "DENY" };
+    let line = format!(
+        "{}  {}  {verdict} {} {}{} {} → {} {}{}\n",
+        time(&record.at),
+        place(record),
+        record.direction,
+        record.protocol.to_lowercase(),
+        icmp(record),
+        party(&record.source),
+        party(&record.destination),
+        why(&record.reason),
+        suppressed(record.suppressed),
+    );
+    plain(line.trim_end()) + "\n"
+}
+
+/// To the millisecond, so that lines stay narrow; what cannot be read is shown as it is.
+fn time(at: &str) -> String {
+    match at.parse::<Timestamp>() {
+        Ok(time) => format!("{time:.3}"),
+        Err(_) => at.to_owned(),
+    }
+}
+
+/// The host that judged, where the record names it, else the interface.
+fn place(record: &DenialRecord) -> &str {
+    let judged = if record.direction == "egress" { &record.source } else { &record.destination };
+    judged.host.as_deref().unwrap_or(&record.interface)
+}
+
+fn icmp(record: &DenialRecord) -> String {
+    match (record.icmp_type, record.icmp_code) {
+        (Some(kind), Some(code)) => format!(" {kind}/{code}"),
+        (Some(kind), None) => format!(" {kind}"),
+        (None, _) => String::new(),
+    }
+}
+
+fn party(party: &Party) -> String {
+    let port = if party.port == 0 { String::new() } else { format!(":{}", party.port) };
+    let group = match (&party.group, party.tag) {
+        (Some(group), _) => format!(" ({group})"),
+        (None, Some(tag)) => format!(" (tag {tag})"),
+        (None, None) => String::new(),
+    };
+    format!("{}{port}{group}", party.ip)
+}
+
+/// `weft-abi`'s names of reasons in words; an agent may be newer than we are.
+fn why(reason: &str) -> &str {
+    match reason {
+        "policy" | "audited" => "no policy",
+        "revoked" => "the policy that allowed it is gone",
+        "no-endpoint" => "no workload is registered there",
+        "spoofed-mac" => "forged hardware address",
+        "spoofed-ip" => "forged source address",
+        "spoofed-arp" => "forged ARP",
+        "fragment" => "fragment without its first",
+        "mid-stream" => "middle of an unknown connection",
+        "not-a-peer" => "VXLAN from a stranger",
+        "inner-source" => "source address of another host's subnet",
+        "ether-type" => "neither IPv4 nor ARP",
+        "host-access" => "this port of the host is not listed",
+        "workload-vxlan" => "VXLAN from a workload",
+        "link-local" => "link-local destination",
+        "wrong-destination" => "not the workload's address",
+        "rogue-server" => "DHCP server in a workload",
+        other => other,
+    }
+}
+
+fn suppressed(records: u32) -> String {
+    if records == 0 { String::new() } else { format!(" (and {records} more before)") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD: &str = r#"{"at":"2026-08-21T09:12:48.123456789Z","reason":"policy","action":"reject","direction":"ingress",
+        "source":{"ip":"10.255.3.2","port":51234,"group":"app-guid","tag":"0001"},
+        "destination":{"ip":"10.255.1.5","port":8080,"group":"k8s:east/shop/web"},
+        "protocol":"TCP","tcpFlags":"SYN","mark":1,"interface":"weft01234567890","suppressed":0}"#;
+
+    fn record() -> DenialRecord {
+        serde_json::from_str(RECORD).unwrap()
+    }
+
+    #[test]
+    fn both_groups_by_name() {
+        assert_eq!(
+            denial(&record()),
+            "2026-08-21T09:12:48.123Z  weft01234567890  DENY ingress tcp 10.255.3.2:51234 (app-guid) → 10.255.1.5:8080 (k8s:east/shop/web) no policy\n"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let mut record = record();
+        record.source.group = None;
+        record.destination = Party { group: None, host: Some("cell-7".to_owned()), port: 0, ..record.destination };
+        record.action = "audit".to_owned();
+        record.protocol = "ICMP".to_owned();
+        (record.icmp_type, record.icmp_code, record.source.port) = (Some(8), Some(0), 0);
+        record.reason = "something-new".to_owned();
+        record.suppressed = 12;
+        record.at = "then".to_owned();
+        assert_eq!(
+            denial(&record),
+            "then  cell-7  AUDIT ingress icmp 8/0 10.255.3.2 (tag 0001) → 10.255.1.5 something-new (and 12 more before)\n"
+        );
+    }
+
+    #[test]
+    fn one_record_is_one_line() {
+        let mut record = record();
+        record.source.group = Some("a\n\u{1b}[31mb".parse().unwrap());
+        let line = denial(&record);
+        assert_eq!(line.matches('\n').count(), 1);
+        assert!(line.contains("(a\\n\\u{1b}[31mb)"), "{line}");
+    }
+}

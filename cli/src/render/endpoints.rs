@@ -1,0 +1,68 @@
+//! Workloads of a host.
+
+use super::{or_dash, table};
+use weft_api::agent::EndpointView;
+
+/// A table of workloads.
+#[must_use]
+pub fn endpoints(endpoints: &[EndpointView]) -> String {
+    if endpoints.is_empty() {
+        return "no workloads\n".to_owned();
+    }
+    let header = ["ADDRESS", "GROUP", "TAG", "STATE", "REACHABLE BY", "RULES", "WORKLOAD", "CONTAINER", "LINK"];
+    table(header, endpoints.iter().map(row))
+}
+
+fn row(endpoint: &EndpointView) -> [String; 9] {
+    let container: String = endpoint.attachment.container_id.as_str().chars().take(13).collect();
+    [
+        endpoint.address.to_string(),
+        or_dash(endpoint.group.as_ref()),
+        or_dash(endpoint.tag.as_ref()),
+        endpoint.state.clone(),
+        reachable_by(endpoint).to_owned(),
+        endpoint.rules.to_string(),
+        workload(endpoint),
+        container,
+        endpoint.host_ifname.clone(),
+    ]
+}
+
+fn reachable_by(endpoint: &EndpointView) -> &'static str {
+    match (endpoint.isolated, endpoint.group.is_some()) {
+        (true, true) => "policy",
+        (true, false) => "own host",
+        (false, _) => "anybody",
+    }
+}
+
+/// The name people know: a pod's. Apps have none here.
+fn workload(endpoint: &EndpointView) -> String {
+    match (&endpoint.identity.pod_namespace, &endpoint.identity.pod_name) {
+        (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+        _ => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_and_apps() {
+        let json = r#"[
+            {"attachment":{"containerId":"0123456789abcdef","ifname":"eth0"},"address":"10.255.1.5","hostIfname":"weft0a1b2c3d4e5",
+             "netns":"/run/netns/x","group":"k8s:east/shop/web","tag":"0A1F","state":"committed","isolated":true,"rules":3,
+             "generation":7,"identity":{"podNamespace":"shop","podName":"web-1"}},
+            {"attachment":{"containerId":"handle","ifname":"eth0"},"address":"10.255.1.6","hostIfname":"weftfffffffffff",
+             "netns":"/run/netns/y","group":null,"tag":null,"state":"reserved","isolated":true,"rules":0,"generation":0,"identity":{}}]"#;
+        let shown = endpoints(&serde_json::from_str::<Vec<_>>(json).unwrap());
+        assert_eq!(
+            shown,
+            "ADDRESS     GROUP              TAG   STATE      REACHABLE BY  RULES  WORKLOAD    CONTAINER      LINK\n\
+             10.255.1.5  k8s:east/shop/web  0A1F  committed  policy        3      shop/web-1  0123456789abc  weft0a1b2c3d4e5\n\
+             10.255.1.6  -                  -     reserved   own host      0      -           handle         weftfffffffffff\n"
+        );
+        assert_eq!(endpoints(&[]), "no workloads\n");
+    }
+}
