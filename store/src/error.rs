@@ -35,6 +35,36 @@ pub enum StoreError {
     /// All 65,535 tags are in use or in quarantine.
     #[error("no policy tag is free: all 65535 are in use or in quarantine")]
     NoTagFree,
+    /// A document would outgrow what the store takes.
+    #[error("{key}: {bytes} bytes, at most {limit} are allowed: {remedy}")]
+    TooLarge {
+        /// Its key.
+        key: String,
+        /// How large it would be.
+        bytes: usize,
+        /// How large it may be.
+        limit: usize,
+        /// What helps.
+        remedy: &'static str,
+    },
+    /// A setting of the store's client cannot be used.
+    #[error("{field}: invalid value {value:?}: {allowed}")]
+    Option {
+        /// Which one.
+        field: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// etcd refuses the request as such; trying again will not help.
+    #[error("{op}: refused: {message}")]
+    Refused {
+        /// What was tried.
+        op: &'static str,
+        /// etcd's text.
+        message: String,
+    },
     /// We may not (etcd's roles).
     #[error("{op}: not permitted: {message}")]
     NotPermitted {

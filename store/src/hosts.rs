@@ -87,10 +87,7 @@ pub trait HostStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
     /// Keeps the etcd lease alive. `Ok(None)`: it has run out (TTL 0) and with it the key.
-    fn keep_alive(
-        &self,
-        lease_id: i64,
-    ) -> impl Future<Output = Result<Option<i64>, StoreError>> + Send;
+    fn keep_alive(&self, lease_id: i64) -> impl Future<Output = Result<Option<i64>, StoreError>> + Send;
 
     /// Gives the subnet back: deletes lease key and host record if the key still is `hold`'s.
     fn release(

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod etcd;
 pub mod hosts;
 pub mod policy;
 
 pub use error::StoreError;
+pub use etcd::{EtcdOptions, EtcdStore};

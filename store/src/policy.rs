@@ -38,16 +38,10 @@ pub trait PolicyStore: Send + Sync + 'static {
 
     /// Adds policies, all or none; groups named for the first time get tags. What is there already
     /// changes nothing.
-    fn create(
-        &self,
-        policies: &[Policy],
-    ) -> impl Future<Output = Result<Changed, StoreError>> + Send;
+    fn create(&self, policies: &[Policy]) -> impl Future<Output = Result<Changed, StoreError>> + Send;
 
     /// Removes policies, all or none; what is not there is passed over.
-    fn delete(
-        &self,
-        policies: &[Policy],
-    ) -> impl Future<Output = Result<Changed, StoreError>> + Send;
+    fn delete(&self, policies: &[Policy]) -> impl Future<Output = Result<Changed, StoreError>> + Send;
 
     /// Everything, now.
     fn policies(&self) -> impl Future<Output = Result<PolicyView, StoreError>> + Send;
@@ -70,9 +64,7 @@ pub trait PolicyStore: Send + Sync + 'static {
     fn want(&self, revision: i64) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Which revision each host holding a lease enforces; hosts that never said are missing.
-    fn enforced(
-        &self,
-    ) -> impl Future<Output = Result<BTreeMap<NodeId, EnforcedDocument>, StoreError>> + Send;
+    fn enforced(&self) -> impl Future<Output = Result<BTreeMap<NodeId, EnforcedDocument>, StoreError>> + Send;
 }
 
 /// A live view of policies; see [`crate::hosts::HostsFollower`].
