@@ -1,0 +1,1 @@
+//! Properties of `plan`, tried on a small kernel in memory that behaves as Linux was seen to.
