@@ -9,8 +9,9 @@ use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
     LinkInfo as Info, LinkMessage,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use weft_model::id::IfName;
 use weft_model::mac::Mac;
@@ -101,31 +102,64 @@ impl Executor {
     /// # Errors
     /// [`Error`] of the netlink socket or the kernel.
     pub fn default_route_link(&mut self) -> Result<Option<LinkInfo>, Error> {
-        let mut request = RouteMessage::default();
-        request.header.address_family = AddressFamily::Inet;
-        request.header.table = RouteHeader::RT_TABLE_MAIN;
-        let routes = self.connection.dump("routes", &RouteNetlinkMessage::GetRoute(request))?;
-        let best = routes.iter().filter_map(default_route).min();
+        let best = self.main_routes()?.iter().filter_map(default_route).min();
         let Some((_metric, index)) = best else {
             return Ok(None);
         };
         Ok(self.links()?.into_iter().find(|link| link.index == index))
     }
+
+    /// Protocol of the route the kernel would replace, by destination, in the main table: the first
+    /// without metric and type of service.
+    pub(crate) fn route_owners(&mut self) -> Result<BTreeMap<Ipv4Network, u8>, Error> {
+        let mut owners = BTreeMap::new();
+        for route in self.main_routes()? {
+            if let Some(destination) = destination(&route).filter(|_| metric(&route) == 0 && route.header.tos == 0) {
+                owners.entry(destination).or_insert(route.header.protocol.into());
+            }
+        }
+        Ok(owners)
+    }
+
+    /// IPv4 routes of the main table.
+    fn main_routes(&mut self) -> Result<Vec<RouteMessage>, Error> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        request.header.table = RouteHeader::RT_TABLE_MAIN;
+        let found = self.connection.dump("routes", &RouteNetlinkMessage::GetRoute(request))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(route) if !route.header.flags.contains(RouteFlags::Cloned) => Some(route),
+                _ => None,
+            })
+            .collect())
+    }
 }
 
 /// Metric and link index of a default route.
-fn default_route(message: &RouteNetlinkMessage) -> Option<(u32, u32)> {
-    let RouteNetlinkMessage::NewRoute(route) = message else {
-        return None;
-    };
+fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
     if route.header.destination_prefix_length != 0 {
         return None;
     }
-    let metric = route.attributes.iter().find_map(|attribute| match attribute {
+    Some((metric(route), out_link(route)?))
+}
+
+fn metric(route: &RouteMessage) -> u32 {
+    let found = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Priority(metric) => Some(*metric),
         _ => None,
     });
-    Some((metric.unwrap_or(0), out_link(route)?))
+    found.unwrap_or(0)
+}
+
+/// An IPv4 route's destination.
+pub(crate) fn destination(route: &RouteMessage) -> Option<Ipv4Network> {
+    let found = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    });
+    Ipv4Network::new(found.unwrap_or(Ipv4Addr::UNSPECIFIED), route.header.destination_prefix_length).ok()
 }
 
 /// The link a route leads over; of several next hops the first's.

@@ -71,8 +71,13 @@ pub(crate) fn create_veth(veth: &Veth, workload: RawFd) -> Request {
     peer.attributes.push(LinkAttribute::NetNsFd(workload));
     let mut host = new_link(&veth.host_name, veth.host_mac, veth.mtu);
     host.header.index = veth.host_index;
-    host.attributes.push(LinkAttribute::IfAlias(veth.alias.clone()));
     create(host, vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))])
+}
+
+/// A message of its own: the kernel ignores an alias in the message that creates a link
+/// (`rtnl_create_link`; seen on 6.18).
+pub(crate) fn set_alias(name: &IfName, alias: &str) -> Request {
+    set_link(name, LinkAttribute::IfAlias(alias.to_owned()))
 }
 
 pub(crate) fn delete_link(name: &IfName) -> Request {
@@ -199,7 +204,17 @@ fn route_header(destination: Ipv4Network) -> RouteHeader {
     }
 }
 
+/// Fails with EEXIST if there is a route to the destination, anybody's.
+pub(crate) fn create_route(index: u32, route: &Route) -> Request {
+    Request { message: new_route(index, route), flags: CREATE }
+}
+
+/// Replaces the first route to the destination, anybody's.
 pub(crate) fn replace_route(index: u32, route: &Route) -> Request {
+    Request { message: new_route(index, route), flags: REPLACE }
+}
+
+fn new_route(index: u32, route: &Route) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header = route_header(route.destination);
     message.header.kind = RouteType::Unicast;
@@ -211,7 +226,7 @@ pub(crate) fn replace_route(index: u32, route: &Route) -> Request {
     message.attributes.push(RouteAttribute::Oif(index));
     message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(via.into())));
     message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
-    Request { message: RouteNetlinkMessage::NewRoute(message), flags: REPLACE }
+    RouteNetlinkMessage::NewRoute(message)
 }
 
 /// Destination and protocol say it all: whatever next hop a route of ours has got, it goes, and

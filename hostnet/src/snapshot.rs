@@ -213,13 +213,8 @@ fn route(message: &RouteMessage, names: &Names) -> Option<Route> {
             _ => None,
         })
     };
-    let destination = inet(|attribute| match attribute {
-        RouteAttribute::Destination(address) => Some(address),
-        _ => None,
-    });
-    let destination = destination.unwrap_or(Ipv4Addr::UNSPECIFIED);
     Some(Route {
-        destination: Ipv4Network::new(destination, header.destination_prefix_length).ok()?,
+        destination: crate::query::destination(message)?,
         via: inet(|attribute| match attribute {
             RouteAttribute::Gateway(address) => Some(address),
             _ => None,
