@@ -7,7 +7,7 @@ use crate::{nft, request, sysctl};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use weft_model::id::IfName;
-use weft_model::op::{NftTable, Op, ROUTE_PROTOCOL, Route};
+use weft_model::op::{NftTable, Op, ROUTE_PROTOCOL, Route, Veth};
 
 /// The nftables table of ours.
 const DEFAULT_TABLE: &str = "weft";
@@ -110,16 +110,12 @@ impl<'a> Run<'a> {
         self.errors
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each kind of op, so that none is forgotten")]
     fn step(&mut self, index: usize) {
         let ops = self.ops;
         match &ops[index] {
             Op::CreateBridge { name, mac, mtu } => self.create(index, request::create_bridge(name, *mac, *mtu)),
             Op::CreateVxlan(vxlan) => self.create(index, request::create_vxlan(vxlan)),
-            Op::CreateVeth(veth) => match self.workload {
-                Some(workload) => self.create(index, request::create_veth(veth, workload.raw_fd())),
-                None => self.fail(index, "no namespace for the workload's end was given".to_owned(), None),
-            },
+            Op::CreateVeth(veth) => self.create_veth(index, veth),
             Op::DeleteLink(name) => {
                 self.push(index, request::delete_link(name));
                 self.flush();
@@ -150,6 +146,17 @@ impl<'a> Run<'a> {
             Op::DeleteRoute(route) => self.push(index, request::delete_route(route)),
             Op::SetSysctl(key, value) => self.set_sysctl(index, key, value),
             Op::PutNft(table) => self.put_nft(index, table),
+        }
+    }
+
+    fn create_veth(&mut self, index: usize, veth: &Veth) {
+        let Some(workload) = self.workload else {
+            return self.fail(index, "no namespace for the workload's end was given".to_owned(), None);
+        };
+        self.create(index, request::create_veth(veth, workload.raw_fd()));
+        // Only then: an older link of that name keeps its alias.
+        if self.errors.iter().all(|error| error.index != index) {
+            self.create(index, request::set_alias(&veth.host_name, &veth.alias));
         }
     }
 
