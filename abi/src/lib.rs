@@ -6,6 +6,7 @@
 //! [`LAYOUT_VERSION`], which is part of the pin path, so that two versions never share a map.
 #![no_std]
 
+pub mod capacity;
 mod conntrack;
 mod denial;
 mod endpoint;

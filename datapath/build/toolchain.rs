@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What to do about a missing tool.
-pub const HINT: &str = "run `make setup`, or install bpf-linker 0.13 and either a rustup nightly with rust-src, \
+pub(crate) const HINT: &str = "run `make setup`, or install bpf-linker 0.13 and either a rustup nightly with rust-src, \
      or Debian's rustc-web, cargo-web and libstd-rust-web-dev-bpf (WEFT_BPF_LINKER, WEFT_EBPF_RUSTC and \
      WEFT_EBPF_CARGO name other ones)";
 
 /// A compiler to try.
-pub struct Toolchain {
+pub(crate) struct Toolchain {
     /// For messages.
-    pub name: String,
+    pub(crate) name: String,
     /// The cargo to run.
-    pub cargo: PathBuf,
+    pub(crate) cargo: PathBuf,
     /// Arguments in front of `build`.
-    pub cargo_prefix: Vec<&'static str>,
+    pub(crate) cargo_prefix: Vec<&'static str>,
     /// Arguments after it.
-    pub build_args: Vec<&'static str>,
+    pub(crate) build_args: Vec<&'static str>,
     /// Variables to set.
-    pub env: Vec<(&'static str, OsString)>,
+    pub(crate) env: Vec<(&'static str, OsString)>,
 }
 
 /// bpf-linker: `WEFT_BPF_LINKER`, PATH, then the folder `make setup` installs it in.
-pub fn linker() -> Result<PathBuf, String> {
+pub(crate) fn linker() -> Result<PathBuf, String> {
     for variable in ["WEFT_BPF_LINKER", "PATH", "XDG_CACHE_HOME"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -44,7 +44,7 @@ pub fn linker() -> Result<PathBuf, String> {
 }
 
 /// The toolchains of this machine, the preferred first.
-pub fn candidates() -> Vec<Toolchain> {
+pub(crate) fn candidates() -> Vec<Toolchain> {
     println!("cargo::rerun-if-env-changed=WEFT_EBPF_RUSTC");
     println!("cargo::rerun-if-env-changed=WEFT_EBPF_CARGO");
     if let Some(rustc) = env::var_os("WEFT_EBPF_RUSTC").map(PathBuf::from) {

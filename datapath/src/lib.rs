@@ -1,1 +1,30 @@
 //! The only user of aya: loads, attaches and fills the kernel programs.
+//!
+//! Everything here blocks, and works in the network namespace of the calling thread. What is in
+//! force lives in the kernel: programs on interfaces, maps and links pinned below a folder of a
+//! bpffs. A [`Datapath`] can be dropped, or its process killed, without a packet noticing; the next
+//! one [opens](Datapath::open) what it finds.
+
+mod attach;
+mod barrier;
+mod counters;
+mod denials;
+mod encode;
+mod endpoints;
+mod error;
+mod object;
+mod open;
+mod pins;
+mod pod;
+mod probe;
+mod sets;
+mod surroundings;
+mod tc;
+
+pub use attach::Attached;
+pub use denials::DenialReader;
+pub use endpoints::EndpointView;
+pub use error::DatapathError;
+pub use object::Program;
+pub use open::{Datapath, Report};
+pub use probe::{Outcome, Probe};

@@ -246,7 +246,7 @@ fn read_transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
 
 /// From the linear part, which is a load; else by copy, which is a call.
 #[inline(always)]
-fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, Reason> {
+pub(crate) fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, Reason> {
     match linear::<T>(ctx, offset) {
         Some(value) => Ok(value),
         None => copy(ctx, offset as u32),

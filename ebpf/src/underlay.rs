@@ -4,7 +4,7 @@
 use crate::denial::Refusal;
 use crate::identity::peer_of;
 use crate::local::{host, mark};
-use crate::packet::{ETH_LEN, Ethernet, IPV4, Ipv4, Packet, copy, ethernet, ipv4};
+use crate::packet::{ETH_LEN, Ethernet, IPV4, Ipv4, Packet, copy, read};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{Host, Reason, proto};
 
@@ -27,7 +27,8 @@ const HAS_VNI: u32 = 0x0800_0000_u32.to_be();
 #[inline(always)]
 pub(crate) fn receive(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
     // Whatever cannot be read as our VXLAN is other people's traffic, and not ours to drop.
-    let (Ok(host), Some(outer)) = (host(), outer_udp(ctx)) else { return Ok(()) };
+    let Some(outer) = outer_udp(ctx) else { return Ok(()) };
+    let host = host()?;
     let header = u32::from(outer.version_ihl & 0x0f) * 4;
     let offset = ETH_LEN as u32 + header;
     let fragment = u16::from_be(outer.fragment);
@@ -56,11 +57,12 @@ pub(crate) fn receive(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusa
 #[inline(always)]
 fn outer_udp(ctx: &TcContext) -> Option<Ipv4> {
     // A driver may leave even the IP header in fragments of the skb.
-    let (frame, ip) = match (ethernet(ctx), ipv4(ctx)) {
-        (Ok(frame), Ok(ip)) => (frame, ip),
-        _ => (copy::<Ethernet>(ctx, 0).ok()?, copy::<Ipv4>(ctx, ETH_LEN as u32).ok()?),
-    };
-    (frame.kind == IPV4 && ip.proto == proto::UDP).then_some(ip)
+    let frame = read::<Ethernet>(ctx, 0).ok()?;
+    if frame.kind != IPV4 {
+        return None;
+    }
+    let ip = read::<Ipv4>(ctx, ETH_LEN).ok()?;
+    (ip.proto == proto::UDP).then_some(ip)
 }
 
 #[inline(always)]

@@ -1,0 +1,284 @@
+//! Programs on interfaces: clsact on workloads' veths, TCX links on the VXLAN device and the
+//! underlay, clsact there too where the kernel has no TCX (before 6.6).
+
+use crate::error::DatapathError;
+use crate::object::Program;
+use crate::open::Datapath;
+use crate::pins::error;
+use crate::tc::{self, Side};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
+use nix::libc;
+use nix::net::if_::if_nametoindex;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::{fs, io};
+use weft_abi::{MAX_SLOTS, SLOT_IFINDEX_BASE};
+use weft_model::id::{IfName, Slot};
+
+/// What attaching had to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attached {
+    /// This version was there already.
+    Unchanged,
+    /// It was put there, or took the place of another version without a gap.
+    Changed,
+}
+
+impl Program {
+    fn side(self) -> Side {
+        match self {
+            Self::FromWorkload | Self::FromOverlay | Self::FromUnderlay => Side::Ingress,
+            Self::ToWorkload | Self::ToOverlay => Side::Egress,
+        }
+    }
+
+    fn tcx(self) -> TcAttachType {
+        match self.side() {
+            Side::Ingress => TcAttachType::Ingress,
+            Side::Egress => TcAttachType::Egress,
+        }
+    }
+}
+
+/// Programs on a workload's veth.
+const WORKLOAD: [Program; 2] = [Program::ToWorkload, Program::FromWorkload];
+/// Programs on the VXLAN device.
+const VTEP: [Program; 2] = [Program::ToOverlay, Program::FromOverlay];
+
+impl Datapath {
+    /// Attaches both programs to a workload's host veth, whose index says its slot. They stay when
+    /// we are gone.
+    ///
+    /// # Errors
+    /// No such interface, an index that belongs to no slot, or the kernel refuses.
+    pub fn attach_workload(&mut self, interface: &IfName) -> Result<Attached, DatapathError> {
+        let ifindex = slot_ifindex(interface)?;
+        if self.workload_attached(interface)? {
+            return Ok(Attached::Unchanged);
+        }
+        tc::add_clsact(ifindex).map_err(failed(interface, "cannot add clsact"))?;
+        for program in WORKLOAD {
+            self.replace(program, interface, ifindex)?;
+        }
+        Ok(Attached::Changed)
+    }
+
+    /// Whether both programs of this version, with these maps, are attached.
+    ///
+    /// # Errors
+    /// No such interface, an index that belongs to no slot, or the kernel does not tell.
+    pub fn workload_attached(&self, interface: &IfName) -> Result<bool, DatapathError> {
+        let ifindex = slot_ifindex(interface)?;
+        for program in WORKLOAD {
+            let id = tc::attached(ifindex, program.side()).map_err(failed(interface, "cannot look up programs"))?;
+            if !self.is_current(program, id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Attaches `to_overlay` and `from_overlay` to the VXLAN device.
+    ///
+    /// # Errors
+    /// No such interface, or the kernel refuses.
+    pub fn attach_vtep(&mut self, interface: &IfName) -> Result<Attached, DatapathError> {
+        let mut outcome = Attached::Unchanged;
+        for program in VTEP {
+            if self.attach_tcx(program, interface)? == Attached::Changed {
+                outcome = Attached::Changed;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Attaches `from_underlay` to a device of the underlay.
+    ///
+    /// # Errors
+    /// No such interface, one without Ethernet headers, or the kernel refuses.
+    pub fn attach_underlay(&mut self, interface: &IfName) -> Result<Attached, DatapathError> {
+        check_ethernet(interface)?;
+        self.attach_tcx(Program::FromUnderlay, interface)
+    }
+
+    /// Removes our programs from an interface, if it is there and has any.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn detach(&mut self, interface: &IfName) -> Result<(), DatapathError> {
+        for program in Program::ALL {
+            let path = self.pins.link(program, interface.as_str());
+            if path.exists() {
+                fs::remove_file(&path).map_err(error("cannot remove link", &path))?;
+            }
+        }
+        if let Ok(ifindex) = if_nametoindex(interface.as_str()) {
+            for side in [Side::Ingress, Side::Egress] {
+                tc::remove(ifindex, side).map_err(failed(interface, "cannot remove programs"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of other people's TCX programs on an interface. They run before clsact, and one that
+    /// lets a packet pass for good keeps it from ours.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn foreign_tcx(&self, interface: &IfName) -> Result<Vec<String>, DatapathError> {
+        let mut names = Vec::new();
+        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+            for info in self.tcx(interface, side)? {
+                let ours = Program::ALL.iter().any(|program| info.name_as_str() == Some(program.name()));
+                if !ours {
+                    names.push(String::from_utf8_lossy(info.name()).into_owned());
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    fn replace(&self, program: Program, interface: &IfName, ifindex: u32) -> Result<(), DatapathError> {
+        let loaded = self.program(program).and_then(SchedClassifier::fd);
+        let fd = loaded.map_err(|source| DatapathError::Program { program: program.name(), source })?;
+        let replaced = tc::replace(ifindex, program.side(), fd.as_fd(), program.name());
+        replaced.map_err(failed(interface, "cannot attach programs"))
+    }
+
+    fn attach_tcx(&mut self, program: Program, interface: &IfName) -> Result<Attached, DatapathError> {
+        let ifindex = index(interface)?;
+        if self.has_tcx(program, interface)? {
+            return Ok(Attached::Unchanged);
+        }
+        let path = self.pins.link(program, interface.as_str());
+        // A link that lost its device, or whose device has another name now, cannot be used again.
+        if !(self.update_link(program, &path) && self.has_tcx(program, interface)?) {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(error("cannot remove link", &path)(source));
+                }
+                _ => {}
+            }
+            match self.new_link(program, interface, &path) {
+                Err(DatapathError::Program { source, .. }) if is_unsupported(&source) => {
+                    tc::add_clsact(ifindex).map_err(failed(interface, "cannot add clsact"))?;
+                    self.replace(program, interface, ifindex)?;
+                }
+                other => other?,
+            }
+        }
+        Ok(Attached::Changed)
+    }
+
+    /// Puts the program into a pinned link in place of an earlier version.
+    fn update_link(&mut self, program: Program, path: &Path) -> bool {
+        let Ok(link) = PinnedLink::from_pin(path) else { return false };
+        let Ok(link) = FdLink::from(link).try_into() else { return false };
+        let updated = self.program_mut(program).and_then(|program| program.attach_to_link(link));
+        updated.inspect_err(|error| tracing::debug!(path = %path.display(), %error, "pinned link not usable")).is_ok()
+    }
+
+    fn new_link(&mut self, program: Program, interface: &IfName, path: &Path) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::Program { program: program.name(), source };
+        let classifier = self.program_mut(program).map_err(failed)?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = classifier.attach_with_options(interface.as_str(), program.tcx(), options).map_err(failed)?;
+        let link = classifier.take_link(id).map_err(failed)?;
+        let unpinned = |source| error("cannot pin link", path)(io::Error::other(source));
+        let link: FdLink = link.try_into().map_err(|source: LinkError| unpinned(source.to_string()))?;
+        // A name that is taken fails here; then the link goes with its descriptor.
+        link.pin(path).map(drop).map_err(|source| unpinned(source.to_string()))
+    }
+
+    fn has_tcx(&self, program: Program, interface: &IfName) -> Result<bool, DatapathError> {
+        if !self.pins.link(program, interface.as_str()).exists() {
+            return Ok(false);
+        }
+        for info in self.tcx(interface, program.tcx())? {
+            if self.is_same(program, &info)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn tcx(&self, interface: &IfName, side: TcAttachType) -> Result<Vec<ProgramInfo>, DatapathError> {
+        match SchedClassifier::query_tcx(interface.as_str(), side) {
+            Ok((_, programs)) => Ok(programs),
+            Err(source) if is_unsupported(&source) => Ok(Vec::new()),
+            Err(source) => Err(failed(interface, "cannot look up programs")(io::Error::other(source))),
+        }
+    }
+
+    /// Whether the program of that id is what we would attach.
+    fn is_current(&self, program: Program, id: Option<u32>) -> Result<bool, DatapathError> {
+        let Some(id) = id else { return Ok(false) };
+        let failed = |source| DatapathError::Program { program: program.name(), source };
+        if self.program(program).and_then(SchedClassifier::info).map_err(failed)?.id() == id {
+            return Ok(true);
+        }
+        let found = loaded_programs().filter_map(Result::ok).find(|info| info.id() == id);
+        found.map_or(Ok(false), |info| self.is_same(program, &info))
+    }
+
+    /// Same instructions (the tag is their hash, without map numbers) and the very same maps.
+    fn is_same(&self, program: Program, other: &ProgramInfo) -> Result<bool, DatapathError> {
+        let failed = |source| DatapathError::Program { program: program.name(), source };
+        let ours = self.program(program).and_then(SchedClassifier::info).map_err(failed)?;
+        let maps = |info: &ProgramInfo| {
+            let mut ids = info.map_ids()?.unwrap_or_default();
+            ids.sort_unstable();
+            Ok(ids)
+        };
+        Ok(ours.tag() == other.tag() && maps(&ours).map_err(failed)? == maps(other).map_err(failed)?)
+    }
+}
+
+fn index(interface: &IfName) -> Result<u32, DatapathError> {
+    let found = if_nametoindex(interface.as_str());
+    found.map_err(|source| DatapathError::Interface { name: interface.to_string(), source })
+}
+
+/// The index of a workload's host veth.
+fn slot_ifindex(interface: &IfName) -> Result<u32, DatapathError> {
+    let ifindex = index(interface)?;
+    let number = ifindex.checked_sub(SLOT_IFINDEX_BASE).filter(|number| *number < MAX_SLOTS);
+    match number.and_then(|number| u16::try_from(number).ok()).map(Slot) {
+        Some(_) => Ok(ifindex),
+        None => Err(DatapathError::WrongInterface {
+            name: interface.to_string(),
+            reason: format!(
+                "index {ifindex} belongs to no slot: {SLOT_IFINDEX_BASE} to {}",
+                SLOT_IFINDEX_BASE + MAX_SLOTS - 1
+            ),
+        }),
+    }
+}
+
+/// `from_underlay` reads Ethernet headers (ARPHRD_ETHER; a loopback device writes them too).
+fn check_ethernet(interface: &IfName) -> Result<(), DatapathError> {
+    let path = format!("/sys/class/net/{interface}/type");
+    match fs::read_to_string(path).as_deref().map(str::trim) {
+        Ok(kind) if !matches!(kind, "1" | "772") => Err(DatapathError::WrongInterface {
+            name: interface.to_string(),
+            reason: format!("ARPHRD type {kind} has no Ethernet headers"),
+        }),
+        // sysfs shows the namespace it was mounted in, which may be another one.
+        _ => Ok(()),
+    }
+}
+
+/// Kernels before 6.6 know no TCX.
+fn is_unsupported(error: &ProgramError) -> bool {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::EINVAL),
+        _ => false,
+    }
+}
+
+fn failed(interface: &IfName, what: &'static str) -> impl FnOnce(io::Error) -> DatapathError {
+    let name = interface.to_string();
+    move |source| DatapathError::Attach { name, what, source }
+}

@@ -1,0 +1,34 @@
+//! Counters and what the maps cost.
+
+use crate::error::DatapathError;
+use crate::object::MAPS;
+use crate::pins::{Pins, error};
+use aya::maps::{MapData, PerCpuArray};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use weft_abi::Reason;
+
+/// Packets by reason, all CPUs together.
+pub(crate) fn read(map: &PerCpuArray<MapData, u64>) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+    let mut counters = BTreeMap::new();
+    for reason in Reason::ALL {
+        let values = map.get(&u32::from(reason as u8), 0);
+        let values = values.map_err(|source| DatapathError::Map { map: "counters", source })?;
+        counters.insert(reason.name(), values.iter().sum());
+    }
+    Ok(counters)
+}
+
+/// Bytes that each map takes now, as the kernel accounts them.
+pub(crate) fn memory(pins: &Pins) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+    let mut bytes = BTreeMap::new();
+    for layout in &MAPS {
+        let map = MapData::from_pin(pins.map(layout.name)).map_err(|source| DatapathError::Map { map: layout.name, source })?;
+        let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+        let text = fs::read_to_string(&path).map_err(error("cannot read", path.as_ref()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        bytes.insert(layout.name, line.and_then(|value| value.trim().parse().ok()).unwrap_or_default());
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,84 @@
+//! The object that the build script made, and what is in it.
+
+use weft_abi::capacity;
+
+/// The object, aligned as its parser wants it.
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.o"));
+
+/// A kernel program; DESIGN §5 says what each does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Program {
+    /// Ingress of a workload's host veth.
+    FromWorkload,
+    /// Egress of a workload's host veth.
+    ToWorkload,
+    /// Egress of the VXLAN device.
+    ToOverlay,
+    /// Ingress of the VXLAN device.
+    FromOverlay,
+    /// Ingress of the underlay's devices.
+    FromUnderlay,
+}
+
+impl Program {
+    /// All.
+    pub const ALL: [Self; 5] =
+        [Self::FromWorkload, Self::ToWorkload, Self::ToOverlay, Self::FromOverlay, Self::FromUnderlay];
+
+    /// Its name in the object, in `bpftool` and in pins.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromWorkload => "from_workload",
+            Self::ToWorkload => "to_workload",
+            Self::ToOverlay => "to_overlay",
+            Self::FromOverlay => "from_overlay",
+            Self::FromUnderlay => "from_underlay",
+        }
+    }
+}
+
+/// What a pinned map must look like to be used again.
+pub(crate) struct MapLayout {
+    pub(crate) name: &'static str,
+    pub(crate) key_size: u32,
+    pub(crate) value_size: u32,
+    pub(crate) max_entries: u32,
+    /// Maps of one family are only ever re-created together: a connection's generation means
+    /// nothing in another endpoint table.
+    pub(crate) stateful: bool,
+}
+
+const fn size<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
+const fn map<K, V>(name: &'static str, max_entries: u32) -> MapLayout {
+    MapLayout { name, key_size: size::<K>(), value_size: size::<V>(), max_entries, stateful: false }
+}
+
+const fn trie<K, V>(name: &'static str, max_entries: u32) -> MapLayout {
+    // A trie's key begins with the prefix length.
+    MapLayout { name, key_size: size::<K>() + 4, value_size: size::<V>(), max_entries, stateful: false }
+}
+
+const fn stateful(layout: MapLayout) -> MapLayout {
+    MapLayout { stateful: true, ..layout }
+}
+
+/// Every map of the object.
+pub(crate) const MAPS: [MapLayout; 13] = [
+    stateful(map::<u32, weft_abi::Endpoint>("ep", weft_abi::MAX_SLOTS)),
+    stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_est4", capacity::CT_EST4)),
+    stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_half4", capacity::CT_HALF4)),
+    stateful(map::<weft_abi::FragKey4, weft_abi::Frag>("frag4", capacity::FRAG4)),
+    map::<u32, weft_abi::Host>("host", 1),
+    map::<weft_abi::PolicyKey, weft_abi::PolicyValue>("pol", capacity::POL),
+    trie::<weft_abi::RangeKey, weft_abi::PolicyValue>("ranges", capacity::RANGES),
+    trie::<weft_abi::CidrKey4, u32>("cidr4", capacity::CIDR4),
+    trie::<weft_abi::PeerKey4, weft_abi::Peer>("peers4", capacity::PEERS4),
+    map::<weft_abi::HostAddr4, u8>("host4", capacity::HOST4),
+    map::<u32, u64>("counters", weft_abi::Reason::COUNT),
+    map::<(), ()>("denials", capacity::DENIALS),
+    map::<weft_abi::DenialPair, weft_abi::DenialBucket>("denial_limit", capacity::DENIAL_LIMIT),
+];

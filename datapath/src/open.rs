@@ -1,0 +1,266 @@
+//! Opening the data plane and applying changes to it.
+
+use crate::barrier::wait_for_programs;
+use crate::counters;
+use crate::denials::DenialReader;
+use crate::endpoints::{EndpointView, Endpoints};
+use crate::error::DatapathError;
+use crate::object::{MAPS, OBJECT, Program};
+use crate::pins::Pins;
+use crate::pod::Raw;
+use crate::sets::Sets;
+use crate::surroundings::{SurroundingsMaps, wire};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use weft_abi::host_flag;
+use weft_model::datapath::{Endpoint, Host, MAX_SET_ID, MapOp, SetId, Surroundings};
+use weft_model::id::Slot;
+
+/// The programs and maps of this host.
+pub struct Datapath {
+    pub(crate) pins: Pins,
+    pub(crate) programs: Ebpf,
+    host: Array<MapData, Raw<weft_abi::Host>>,
+    endpoints: Endpoints,
+    sets: Sets,
+    surroundings: SurroundingsMaps,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+/// What [`Datapath::apply`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Ops done.
+    pub ops: usize,
+    /// Entries of policy sets written.
+    pub entries_written: usize,
+    /// Entries of policy sets removed.
+    pub entries_removed: usize,
+    /// New generations of endpoints.
+    pub generations: BTreeMap<Slot, u32>,
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath").field("pins", &self.pins).finish_non_exhaustive()
+    }
+}
+
+impl Datapath {
+    /// Loads the programs and takes over the maps pinned below `bpf_dir`, a folder of a bpffs; makes
+    /// those that are missing or do not fit this version. Interfaces keep the programs they have
+    /// until they are attached again.
+    ///
+    /// # Errors
+    /// The kernel refuses the object (not root, kernel older than 5.11), `bpf_dir` is not on a
+    /// bpffs, or `host` is out of range.
+    pub fn open(bpf_dir: &Path, host: &Host) -> Result<Self, DatapathError> {
+        let value = encode_host(host)?;
+        let pins = Pins::open(bpf_dir)?;
+        pins.discard_misfits()?;
+        let mut loader = EbpfLoader::new();
+        for layout in &MAPS {
+            loader.map_pin_path(layout.name, pins.map(layout.name));
+        }
+        let mut programs = loader.load(OBJECT)?;
+        for program in Program::ALL {
+            let loaded = find_mut(&mut programs, program).and_then(SchedClassifier::load);
+            loaded.map_err(|source| DatapathError::Program { program: program.name(), source })?;
+        }
+        let mut datapath = Self {
+            host: map(&mut programs, "host")?,
+            endpoints: Endpoints::map(map_data(&mut programs, "ep")?.fd())?,
+            sets: Sets::new(map(&mut programs, "pol")?, map(&mut programs, "ranges")?, map(&mut programs, "cidr4")?)?,
+            surroundings: SurroundingsMaps {
+                peers: map(&mut programs, "peers4")?,
+                addresses: map(&mut programs, "host4")?,
+            },
+            counters: map(&mut programs, "counters")?,
+            pins,
+            programs,
+        };
+        // Last: programs that run already are not disturbed by a version that does not load.
+        datapath.write_host(value)?;
+        Ok(datapath)
+    }
+
+    /// Tells the programs of a changed host.
+    ///
+    /// # Errors
+    /// A value out of range.
+    pub fn set_host(&mut self, host: &Host) -> Result<(), DatapathError> {
+        self.write_host(encode_host(host)?)
+    }
+
+    fn write_host(&mut self, value: weft_abi::Host) -> Result<(), DatapathError> {
+        self.host.set(0, Raw(value), 0).map_err(|source| DatapathError::Map { map: "host", source })
+    }
+
+    /// Does the ops in their order, and stops at the first that fails; what it did before stays.
+    ///
+    /// # Errors
+    /// A full map, a number out of range, a set that is in use or missing.
+    pub fn apply(&mut self, ops: &[MapOp]) -> Result<Report, DatapathError> {
+        let mut report = Report::default();
+        for op in ops {
+            self.apply_one(op, &mut report)?;
+            report.ops += 1;
+        }
+        Ok(report)
+    }
+
+    fn apply_one(&mut self, op: &MapOp, report: &mut Report) -> Result<(), DatapathError> {
+        match op {
+            MapOp::PutSet(id, set) => {
+                self.check_free(*id)?;
+                report.entries_written += self.sets.put(*id, set)?;
+            }
+            MapOp::RemoveSet(id) => {
+                self.check_free(*id)?;
+                report.entries_removed += self.sets.remove(*id)?;
+            }
+            MapOp::PutEndpoint(endpoint) => {
+                self.check_set(endpoint)?;
+                report.generations.insert(endpoint.slot, self.endpoints.put(endpoint)?);
+            }
+            MapOp::RemoveEndpoint(slot) => self.endpoints.remove(*slot)?,
+            MapOp::Barrier => wait_for_programs()?,
+            MapOp::PutPeer(subnet, peer) => self.surroundings.put_peer(*subnet, peer)?,
+            MapOp::RemovePeer(subnet) => self.surroundings.remove_peer(*subnet)?,
+            MapOp::PutHostAddress(ip) => self.surroundings.put_address(*ip)?,
+            MapOp::RemoveHostAddress(ip) => self.surroundings.remove_address(*ip)?,
+        }
+        Ok(())
+    }
+
+    /// Only a set that no endpoint is judged by may change.
+    fn check_free(&self, set: SetId) -> Result<(), DatapathError> {
+        if set.0 == 0 || set.0 > MAX_SET_ID {
+            return Err(DatapathError::SetId(set));
+        }
+        match self.endpoints.active().find(|view| view.endpoint.set == set) {
+            Some(user) => Err(DatapathError::SetInUse { set, slot: user.endpoint.slot }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_set(&self, endpoint: &Endpoint) -> Result<(), DatapathError> {
+        let set = endpoint.set;
+        let known = self.sets.ids().any(|id| id == set)
+            || self.endpoints.active().any(|view| view.endpoint.set == set);
+        if known { Ok(()) } else { Err(DatapathError::NoSuchSet { set, slot: endpoint.slot }) }
+    }
+
+    /// The endpoints in force.
+    #[must_use]
+    pub fn endpoints(&self) -> BTreeMap<Slot, EndpointView> {
+        self.endpoints.active().map(|view| (view.endpoint.slot, view)).collect()
+    }
+
+    /// The policy sets that have entries, or that an endpoint is judged by.
+    #[must_use]
+    pub fn sets(&self) -> BTreeSet<SetId> {
+        self.sets.ids().chain(self.endpoints.active().map(|view| view.endpoint.set)).collect()
+    }
+
+    /// The peers and host addresses in force.
+    ///
+    /// # Errors
+    /// The maps cannot be read.
+    pub fn surroundings(&self) -> Result<Surroundings, DatapathError> {
+        self.surroundings.read()
+    }
+
+    /// Packets by [`weft_abi::Reason`]'s name, since the maps were made.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+        counters::read(&self.counters)
+    }
+
+    /// Bytes of kernel memory that each map takes now.
+    ///
+    /// # Errors
+    /// A pin is gone.
+    pub fn map_memory(&self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+        counters::memory(&self.pins)
+    }
+
+    /// The reader of denial records; there is one.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn denial_reader(&mut self) -> Result<DenialReader, DatapathError> {
+        let map = self.programs.take_map("denials").ok_or(DatapathError::ReaderTaken)?;
+        let ring = RingBuf::try_from(map).map_err(|source| DatapathError::Map { map: "denials", source })?;
+        Ok(DenialReader::new(ring))
+    }
+
+    /// How many instructions the verifier looked at for each program; its limit is a million.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn verified_instructions(&self) -> Result<BTreeMap<Program, u32>, DatapathError> {
+        let count = |program: Program| {
+            let info = self.program(program).and_then(SchedClassifier::info);
+            let info = info.map_err(|source| DatapathError::Program { program: program.name(), source })?;
+            Ok((program, info.verified_instruction_count().unwrap_or_default()))
+        };
+        Program::ALL.into_iter().map(count).collect()
+    }
+
+    pub(crate) fn program(&self, program: Program) -> Result<&SchedClassifier, ProgramError> {
+        self.programs.program(program.name()).ok_or(ProgramError::NotLoaded)?.try_into()
+    }
+
+    pub(crate) fn program_mut(&mut self, program: Program) -> Result<&mut SchedClassifier, ProgramError> {
+        find_mut(&mut self.programs, program)
+    }
+}
+
+fn find_mut(programs: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, ProgramError> {
+    programs.program_mut(program.name()).ok_or(ProgramError::NotLoaded)?.try_into()
+}
+
+fn encode_host(host: &Host) -> Result<weft_abi::Host, DatapathError> {
+    if host.mark_shift > 16 {
+        let value = host.mark_shift.to_string();
+        return Err(DatapathError::Host { field: "mark shift", value, allowed: "0 to 16" });
+    }
+    if host.vni == 0 || host.vni >= 1 << 24 {
+        return Err(DatapathError::Host { field: "VNI", value: host.vni.to_string(), allowed: "1 to 16777215" });
+    }
+    Ok(weft_abi::Host {
+        overlay: wire(host.overlay.network()),
+        overlay_mask: wire(host.overlay.mask()),
+        gateway: wire(host.gateway),
+        vtep: wire(host.vtep),
+        vni: host.vni,
+        vxlan_port: host.vxlan_port.to_be(),
+        mark_shift: host.mark_shift,
+        flags: if host.link_local { host_flag::LINK_LOCAL } else { 0 },
+        denials_per_second: host.denials_per_second,
+        denials_burst: host.denials_burst,
+        reserved: [0; 32],
+    })
+}
+
+fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
+    let missing = || DatapathError::Map { map: name, source: MapError::InvalidName { name: name.to_owned() } };
+    programs.take_map(name).ok_or_else(missing)
+}
+
+fn map<T: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &'static str) -> Result<T, DatapathError> {
+    T::try_from(take(programs, name)?).map_err(|source| DatapathError::Map { map: name, source })
+}
+
+fn map_data(programs: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
+    match take(programs, name)? {
+        Map::Array(data) => Ok(data),
+        _ => Err(DatapathError::Map { map: name, source: MapError::InvalidName { name: name.to_owned() } }),
+    }
+}

@@ -1,0 +1,82 @@
+//! Pins: `<bpf_dir>/v<layout>/maps/<map>` and `<bpf_dir>/v<layout>/links/<program>@<interface>`.
+
+use crate::error::DatapathError;
+use crate::object::{MAPS, MapLayout, Program};
+use aya::maps::{MapError, MapInfo};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// The folders of this layout.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    maps: PathBuf,
+    links: PathBuf,
+}
+
+impl Pins {
+    /// Makes the folders.
+    pub(crate) fn open(bpf_dir: &Path) -> Result<Self, DatapathError> {
+        let root = bpf_dir.join(format!("v{}", weft_abi::LAYOUT_VERSION));
+        let pins = Self { maps: root.join("maps"), links: root.join("links") };
+        for folder in [&pins.maps, &pins.links] {
+            fs::create_dir_all(folder).map_err(error("cannot make folder", folder))?;
+        }
+        Ok(pins)
+    }
+
+    /// Where a map is pinned.
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.maps.join(name)
+    }
+
+    /// Where a program's link to an interface is pinned. A bpffs takes no dots in names.
+    pub(crate) fn link(&self, program: Program, interface: &str) -> PathBuf {
+        let interface = interface.replace('%', "%25").replace('.', "%2e");
+        self.links.join(format!("{}@{interface}", program.name()))
+    }
+
+    /// Removes the pins of maps that do not fit this version, so that they are made anew.
+    pub(crate) fn discard_misfits(&self) -> Result<(), DatapathError> {
+        let mut stateful = Vec::new();
+        for layout in &MAPS {
+            let path = self.map(layout.name);
+            let fits = fits(layout, &path)?;
+            if layout.stateful {
+                stateful.push((path, fits));
+            } else if fits == Some(false) {
+                discard(&path)?;
+            }
+        }
+        if stateful.iter().any(|(_, fits)| *fits != Some(true)) {
+            for (path, _) in stateful.iter().filter(|(_, fits)| fits.is_some()) {
+                discard(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the map pinned there has this layout; `None`: nothing is pinned.
+fn fits(layout: &MapLayout, path: &Path) -> Result<Option<bool>, DatapathError> {
+    match MapInfo::from_pin(path) {
+        Ok(info) => Ok(Some(
+            info.key_size() == layout.key_size
+                && info.value_size() == layout.value_size
+                && info.max_entries() == layout.max_entries,
+        )),
+        Err(MapError::SyscallError(source)) if source.io_error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(MapError::SyscallError(source)) => Err(error("cannot open pinned map", path)(source.io_error)),
+        Err(source) => Err(error("cannot open pinned map", path)(io::Error::other(source))),
+    }
+}
+
+fn discard(path: &Path) -> Result<(), DatapathError> {
+    tracing::warn!(path = %path.display(), "a pinned map does not fit this version and is made anew");
+    fs::remove_file(path).map_err(error("cannot remove pinned map", path))
+}
+
+/// Makes an I/O error one of ours.
+pub(crate) fn error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DatapathError {
+    let path = path.to_owned();
+    move |source| DatapathError::Pin { what, path, source }
+}
