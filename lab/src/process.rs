@@ -1,0 +1,96 @@
+//! Processes of a lab: started in a namespace, logged to a file, ended by their id.
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// A process in the background.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it in a process group of its own, so that Ctrl-C reaches the lab first.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log).with_context(|| format!("cannot open {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
+        let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Fails with its last words if it has ended.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(15).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            bail!("{} ended with {status}; its last words:\n{}", self.name, tail.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// Kills it without warning.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end and waits for it.
+    ///
+    /// # Errors
+    /// It has not ended after five seconds; it is killed then.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, Signal::SIGTERM)?;
+        let deadline = Duration::from_secs(5);
+        let waited = crate::wait::until("the process's end", deadline, || self.child.try_wait().ok().flatten().ok_or(()));
+        match waited {
+            Ok((status, _)) => Ok(status),
+            Err(_) => {
+                self.child.kill()?;
+                self.child.wait()?;
+                bail!("{} did not end within {deadline:?} of SIGTERM and was killed", self.name)
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    /// Nothing of a lab outlives it.
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}

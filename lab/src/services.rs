@@ -1,0 +1,144 @@
+//! etcd and the policy server, in the namespace `ctl`, reached over the underlay.
+
+use crate::process::Process;
+use crate::shell::{binary, command_in, sh_in};
+use crate::underlay::{CTL, netns};
+use crate::wait;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The bearer token of a lab's policy server.
+pub const TOKEN: &str = "lab-token-for-tests-only";
+
+/// Debian's etcd.
+#[derive(Debug)]
+pub struct Etcd {
+    lab: String,
+    folder: PathBuf,
+    process: Option<Process>,
+}
+
+impl Etcd {
+    /// etcd's client URL.
+    #[must_use]
+    pub fn url() -> String {
+        format!("http://{CTL}:2379")
+    }
+
+    /// Starts it with an empty store.
+    ///
+    /// # Errors
+    /// It is not installed, or does not become healthy.
+    pub fn start(lab: &str, folder: &Path) -> Result<Self> {
+        let mut etcd = Self { lab: lab.to_owned(), folder: folder.to_owned(), process: None };
+        etcd.restart()?;
+        Ok(etcd)
+    }
+
+    /// Starts it on the store it had.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        let url = Self::url();
+        let peer = format!("http://{CTL}:2380");
+        let mut command = command_in(&netns(&self.lab, "ctl"), Path::new("etcd"));
+        command
+            .env_remove("ETCD_UNSUPPORTED_ARCH")
+            .args(["--name", "lab", "--log-level", "warn"])
+            .arg("--data-dir")
+            .arg(self.folder.join("etcd"))
+            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("lab={peer}")]);
+        let mut process = Process::start("etcd", &mut command, &self.folder.join("etcd.log"))?;
+        let ctl = netns(&self.lab, "ctl");
+        wait::until_true("etcd to be healthy", Duration::from_secs(15), || {
+            process.check()?;
+            Ok(sh_in(&ctl, &format!("etcdctl --endpoints {url} --dial-timeout 1s --command-timeout 1s endpoint health")).is_ok())
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("etcd does not run")?.kill()
+    }
+
+    /// Throws its store away; only while it does not run.
+    ///
+    /// # Errors
+    /// The folder cannot be removed.
+    pub fn wipe(&mut self) -> Result<()> {
+        anyhow::ensure!(self.process.is_none(), "etcd runs");
+        std::fs::remove_dir_all(self.folder.join("etcd")).context("cannot remove etcd's folder")
+    }
+
+    /// Runs `etcdctl` on it.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn ctl(&self, line: &str) -> Result<String> {
+        sh_in(&netns(&self.lab, "ctl"), &format!("etcdctl --endpoints {} {line}", Self::url()))
+    }
+}
+
+/// weft-policy-server.
+#[derive(Debug)]
+pub struct PolicyServer {
+    lab: String,
+    folder: PathBuf,
+    process: Option<Process>,
+}
+
+impl PolicyServer {
+    /// Its base URL.
+    #[must_use]
+    pub fn url() -> String {
+        format!("http://{CTL}:4002")
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start(lab: &str, folder: &Path) -> Result<Self> {
+        let mut server = Self { lab: lab.to_owned(), folder: folder.to_owned(), process: None };
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Starts it again.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        let token = self.folder.join("token");
+        std::fs::write(&token, TOKEN)?;
+        let ctl = netns(&self.lab, "ctl");
+        let mut command = command_in(&ctl, &binary("weft-policy-server")?);
+        command
+            .args(["--listen", &format!("{CTL}:4002"), "--etcd-endpoints", &Etcd::url(), "--token-file"])
+            .arg(&token);
+        let mut process = Process::start("weft-policy-server", &mut command, &self.folder.join("policy-server.log"))?;
+        wait::until_true("the policy server to answer", Duration::from_secs(15), || {
+            process.check()?;
+            Ok(crate::probe::connects(&ctl, std::net::SocketAddr::from((CTL, 4002)), Duration::from_millis(200)).is_ok())
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the policy server does not run")?.kill()
+    }
+}

@@ -1,0 +1,40 @@
+//! Ctrl-C and SIGTERM: every lab of this process is removed, then the process ends.
+
+use nix::sys::signal::{SigSet, Signal};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+static LABS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Notes a lab that must be removed on a signal.
+pub fn register(lab: &str) {
+    LABS.lock().unwrap_or_else(PoisonError::into_inner).insert(lab.to_owned());
+}
+
+/// The lab is gone, or is to stay.
+pub fn unregister(lab: &str) {
+    LABS.lock().unwrap_or_else(PoisonError::into_inner).remove(lab);
+}
+
+/// Starts the thread that waits for signals. To be called before any other thread is made, which all
+/// inherit the blocked signals; processes do not (the standard library unblocks them).
+///
+/// # Errors
+/// The signals cannot be blocked.
+pub fn watch() -> anyhow::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    std::thread::spawn(move || {
+        let Ok(signal) = signals.wait() else { return };
+        let labs = LABS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for lab in labs {
+            if let Err(error) = crate::teardown::down(&lab) {
+                crate::demo::tell(&format!("{error:#}"));
+            }
+        }
+        std::process::exit(128 + signal as i32);
+    });
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Removing a lab by name, and looking whether anything is left: what made it may be dead.
+
+use crate::shell::sh;
+use crate::underlay::prefix;
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where labs keep their folders.
+pub const ROOT: &str = "/run/weft-lab";
+
+/// The folder of a lab.
+#[must_use]
+pub fn folder(lab: &str) -> PathBuf {
+    Path::new(ROOT).join(lab)
+}
+
+/// Names of all labs that have left a folder.
+#[must_use]
+pub fn labs() -> Vec<String> {
+    let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// Removes everything of a lab; goes on over errors and reports them together.
+///
+/// # Errors
+/// What could not be removed.
+pub fn down(lab: &str) -> Result<()> {
+    let mut complaints = Vec::new();
+    for pid in processes(lab) {
+        if let Err(error) = kill(pid, Signal::SIGKILL) {
+            complaints.push(format!("process {pid}: {error}"));
+        }
+    }
+    let gone = crate::wait::until_true("the lab's processes to end", Duration::from_secs(5), || Ok(processes(lab).is_empty()));
+    complaints.extend(gone.err().map(|error| error.to_string()));
+    for netns in namespaces(lab) {
+        complaints.extend(sh(&format!("ip netns del {netns}")).err().map(|error| error.to_string()));
+    }
+    for mount in mounts(lab) {
+        complaints.extend(nix::mount::umount(&mount).err().map(|error| format!("{}: {error}", mount.display())));
+    }
+    let folder = folder(lab);
+    if folder.exists() {
+        complaints.extend(fs::remove_dir_all(&folder).err().map(|error| format!("{}: {error}", folder.display())));
+    }
+    anyhow::ensure!(complaints.is_empty(), "could not remove all of lab {lab}:\n  {}", complaints.join("\n  "));
+    Ok(())
+}
+
+/// What is left of a lab, a line each; empty is clean.
+#[must_use]
+pub fn leftovers(lab: &str) -> Vec<String> {
+    let mut left: Vec<String> = namespaces(lab).into_iter().map(|name| format!("namespace {name}")).collect();
+    left.extend(processes(lab).into_iter().map(|pid| format!("process {pid}")));
+    left.extend(mounts(lab).into_iter().map(|path| format!("mount {}", path.display())));
+    if folder(lab).exists() {
+        left.push(format!("folder {}", folder(lab).display()));
+    }
+    left
+}
+
+/// Named namespaces of a lab, hosts' and workloads'.
+fn namespaces(lab: &str) -> Vec<String> {
+    let prefix = prefix(lab);
+    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(&prefix)).collect()
+}
+
+/// Processes that live in one of the lab's network namespaces. Never ourselves: a thread of the lab
+/// that visits a namespace is no process.
+fn processes(lab: &str) -> Vec<Pid> {
+    let inodes: BTreeSet<PathBuf> = namespaces(lab)
+        .iter()
+        .filter_map(|name| fs::metadata(Path::new("/run/netns").join(name)).ok())
+        .map(|metadata| PathBuf::from(format!("net:[{}]", std::os::unix::fs::MetadataExt::ino(&metadata))))
+        .collect();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| *pid != i32::try_from(std::process::id()).unwrap_or(0))
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|link| inodes.contains(&link)))
+        .filter(|pid| alive(*pid))
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// Not a zombie: those hold nothing and go with their parent.
+fn alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+/// bpffs mounts below the lab's folder.
+fn mounts(lab: &str) -> Vec<PathBuf> {
+    let folder = folder(lab);
+    let table = fs::read_to_string("/proc/self/mounts").context("mounts").unwrap_or_default();
+    let paths = table.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    paths.filter(|path| path.starts_with(&folder)).collect()
+}
