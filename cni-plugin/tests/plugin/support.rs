@@ -1,6 +1,4 @@
 //! The real binary, namespaces to run it in, and an agent that answers what a test says.
-#![expect(dead_code, reason = "every test file uses a part of it")]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -155,7 +153,7 @@ type Script = dyn FnMut(&Request) -> Reply + Send;
 
 /// An agent's socket with a script behind it. Only for what the real agent does not do on demand.
 pub(crate) struct TestAgent {
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: Arc<tempfile::TempDir>,
     seen: Arc<Mutex<Vec<Request>>>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -163,10 +161,10 @@ pub(crate) struct TestAgent {
 
 impl TestAgent {
     pub(crate) fn new(script: impl FnMut(&Request) -> Reply + Send + 'static) -> Self {
-        Self::start(tempfile::tempdir().unwrap(), Box::new(script))
+        Self::start(Arc::new(tempfile::tempdir().unwrap()), Box::new(script))
     }
 
-    pub(crate) fn start(folder: tempfile::TempDir, mut script: Box<Script>) -> Self {
+    pub(crate) fn start(folder: Arc<tempfile::TempDir>, mut script: Box<Script>) -> Self {
         let listener = UnixListener::bind(folder.path().join("agent.sock")).unwrap();
         let (seen, over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (ours, end) = (seen.clone(), over.clone());

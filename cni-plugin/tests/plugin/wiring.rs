@@ -1,10 +1,7 @@
 //! ADD and DEL against the real kernel: what the agent finds at commit, and what is left afterwards.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
+use crate::support::{Answer, Call, Namespace, Reply, TestAgent, ok, reservation};
 use serde_json::{Value, json};
-use support::{Answer, Call, Namespace, Reply, TestAgent, ok, reservation};
 
 const HOST_END: &str = "weft:1:0123456789abcdef:c1:eth0";
 

@@ -1,0 +1,90 @@
+//! What kubelets with containerd, and Garden, really send.
+
+use weft_cni_plugin::args;
+use weft_cni_plugin::config::Config;
+use weft_cni_plugin::result::CniResult;
+use weft_cni_plugin::section::Section;
+use weft_cni_plugin::version::Version;
+use weft_model::group::Identity;
+
+macro_rules! fixture {
+    ($name:literal) => {
+        Config::parse(include_bytes!(concat!("fixtures/", $name, ".json"))).unwrap()
+    };
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+#[test]
+fn gardens_metadata_is_the_identity() {
+    let config = fixture!("garden-add");
+    assert_eq!(config.version().unwrap(), Version::V100);
+    let identity =
+        Identity { policy_group_id: some("3b1c"), space_id: some("5e"), org_id: some("6f"), ..Identity::default() };
+    assert_eq!(config.identity().unwrap(), identity);
+    assert_eq!(Section::of(&config).unwrap(), Section::default());
+    let staging = fixture!("garden-staging").identity().unwrap();
+    assert_eq!(staging.policy_group_id, some("app-guid-1"));
+}
+
+#[test]
+fn absent_null_and_empty_metadata_are_no_identity() {
+    for config in [
+        fixture!("garden-health-check"),
+        fixture!("garden-no-properties"),
+        fixture!("garden-capabilities"),
+        fixture!("garden-rules"),
+        fixture!("garden-del"),
+        fixture!("garden-del-again"),
+        fixture!("kubernetes-status"),
+        fixture!("kubernetes-chained-add"),
+        Config::parse(br#"{"name":"a","metadata":null,"runtimeConfig":null}"#).unwrap(),
+        Config::parse(br#"{"name":"a","metadata":{"policy_group_id":"","space_id":null}}"#).unwrap(),
+    ] {
+        assert_eq!(config.identity().unwrap(), Identity::default(), "{config:?}");
+    }
+}
+
+#[test]
+fn containerds_add() {
+    let config = fixture!("kubernetes-add");
+    assert_eq!(config.version().unwrap(), Version::V110);
+    assert_eq!(config.identity().unwrap(), Identity::default());
+    let text = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=w3;K8S_POD_INFRA_CONTAINER_ID=f4a629747e4ddf1e17beaa8abbc3624ffe8d3f4d126720851ef0999d5088cca4;K8S_POD_UID=8c5a04e3-4f48-4cfb-8256-dbbd02734cde";
+    let args = args::parse(text).unwrap();
+    assert_eq!((args.pod_namespace, args.pod_name), (some("default"), some("w3")));
+    let chained = CniResult::previous(&fixture!("kubernetes-chained-add")).unwrap().unwrap();
+    let again = chained.clone().to_json(Version::V110);
+    assert!(again.contains("vethaf9c321a") && again.contains("10.244.2.2/24"), "{again}");
+}
+
+#[test]
+fn the_annotation_is_found_in_any_case_of_the_key_around_it() {
+    for key in ["io.kubernetes.cri.pod-annotations", "IO.Kubernetes.cri.Pod-Annotations"] {
+        for outer in ["runtimeConfig", "RuntimeConfig"] {
+            let text = format!(
+                r#"{{"name":"a","{outer}":{{"{key}":{{"weft/policy-group":"web","Weft/Policy-Group":"no"}}}}}}"#
+            );
+            let identity = Config::parse(text.as_bytes()).unwrap().identity().unwrap();
+            assert_eq!(identity.group_annotation, some("web"));
+        }
+    }
+    // An empty annotation is one, and the agent refuses it; another key in capitals is none.
+    let of = |text: &str| Config::parse(text.as_bytes()).unwrap().identity().unwrap().group_annotation;
+    let around =
+        |inner: &str| format!(r#"{{"name":"a","runtimeConfig":{{"io.kubernetes.cri.pod-annotations":{inner}}}}}"#);
+    assert_eq!(of(&around(r#"{"weft/policy-group":""}"#)), some(""));
+    assert_eq!(of(&around(r#"{"Weft/policy-group":"x"}"#)), None);
+}
+
+#[test]
+fn many_mebibytes_of_annotations_are_read() {
+    let filler = "x".repeat(8 << 20);
+    let text = format!(
+        r#"{{"name":"a","runtimeConfig":{{"io.kubernetes.cri.pod-annotations":{{"big":"{filler}","weft/policy-group":"web"}}}}}}"#
+    );
+    let identity = Config::parse(text.as_bytes()).unwrap().identity().unwrap();
+    assert_eq!(identity.group_annotation, some("web"));
+}
