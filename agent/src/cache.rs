@@ -84,7 +84,13 @@ impl Cache {
     /// It cannot be made.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        Ok(Self(folder.to_owned()))
+        Ok(Self::at(folder))
+    }
+
+    /// The folder as it is, for reading.
+    #[must_use]
+    pub fn at(folder: &Path) -> Self {
+        Self(folder.to_owned())
     }
 
     /// This host's id: the one on its disk, or a new one that is put there.

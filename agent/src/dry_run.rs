@@ -53,10 +53,10 @@ type Known = (Overlay, Subnet, Vec<Peer>);
 /// Subnet and peers, from the store or, without it, from the disk.
 async fn known(config: &Config, public_ip: std::net::Ipv4Addr) -> Result<Known, String> {
     let store = EtcdStore::connect(EtcdOptions {
-        endpoints: config.etcd_endpoints.clone(),
         prefix: config.etcd_prefix.clone(),
-        ..EtcdOptions::default()
-    });
+        ..EtcdOptions::new(config.etcd_endpoints.clone(), "dry-run")
+    })
+    .map_err(|error| chain(&error))?;
     match store.hosts().await {
         Ok(view) => {
             let stored = store.network().await.map_err(|error| chain(&error))?;
@@ -67,7 +67,7 @@ async fn known(config: &Config, public_ip: std::net::Ipv4Addr) -> Result<Known, 
             Ok((Overlay::new(config, &stored), own, peers.iter().map(crate::worker::placement::peer).collect()))
         }
         Err(error) => {
-            let cached = Cache::open(&config.state_dir).ok().and_then(|cache| cache.lease());
+            let cached = Cache::at(&config.state_dir).lease();
             let cached = cached.ok_or_else(|| format!("{}, and no lease is kept on disk", chain(&error)))?;
             let network = NetworkConfig::new(cached.network, Some(cached.subnet_len), None, None).map_err(|error| error.to_string())?;
             let peers = cached.peers.iter().map(crate::worker::placement::peer).collect();

@@ -15,7 +15,7 @@ use std::sync::{Arc, mpsc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use weft_datapath::DenialReader;
-use weft_hostnet::{Executor, Notifier};
+use weft_hostnet::{Executor, Netns, Notifier};
 use weft_store::etcd::{EtcdOptions, EtcdStore};
 
 /// Runs until a signal asks it to end. The data plane goes on without it.
@@ -37,11 +37,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let outlets = Outlets { directory: directory_in, denials: readers_in };
     let (worker, thread) = worker::spawn(config.clone(), me.clone(), outlets)?;
     let store = EtcdStore::connect(EtcdOptions {
-        endpoints: config.etcd_endpoints.clone(),
         prefix: config.etcd_prefix.clone(),
-        by: me.node.to_string(),
-        ..EtcdOptions::default()
-    });
+        ..EtcdOptions::new(config.etcd_endpoints.clone(), me.node.as_str())
+    })?;
     let feed = DenialFeed::default();
     let keeper = LeaseKeeper::new(store.clone(), config.clone(), me.clone(), cache.clone(), worker.clone(), directory.clone());
     tokio::spawn(keeper.run());
@@ -82,7 +80,7 @@ fn host_name(config: &Config, cache: &Cache) -> anyhow::Result<HostName> {
 /// Turns kernel notifications into one message each.
 async fn notice_changes(worker: Worker) {
     loop {
-        match Notifier::here() {
+        match Netns::current().map_err(weft_hostnet::Error::from).and_then(|here| Notifier::new(&here)) {
             Ok(mut notifier) => {
                 while notifier.changed().await.is_ok() {
                     worker.send(Command::KernelChanged);

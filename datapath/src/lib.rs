@@ -28,3 +28,4 @@ pub use error::DatapathError;
 pub use object::Program;
 pub use open::{Datapath, Report};
 pub use probe::{Outcome, Probe};
+pub use weft_abi::{DenialEvent, Reason, action, direction};

@@ -48,10 +48,9 @@ impl Core {
     /// Reservations whose plugin was killed.
     fn collect_lapsed(&mut self, alive: &BTreeSet<Token>) {
         let Some(pool) = &mut self.pool else { return };
-        let events = pool.expire(boot_seconds(), |_, entry| alive.contains(&entry.token));
-        for event in &events {
-            tracing::info!(?event, "a reservation lapsed");
-            self.journal.append(event, pool);
+        for freed in pool.expire(boot_seconds(), |_, entry| alive.contains(&entry.token)) {
+            tracing::info!(attachment = %freed.attachment, "a reservation lapsed");
+            self.journal.append(&freed.event, pool);
         }
     }
 

@@ -94,7 +94,7 @@ impl Core {
 
     /// Finds the host's place; whether there is one.
     pub(super) fn place(&mut self) -> bool {
-        let (Some(overlay), Some(subnet)) = (&self.overlay, self.lease.subnet()) else {
+        let (Some(overlay), Some(subnet)) = (self.overlay.clone(), self.lease.subnet()) else {
             return self.placement.is_some();
         };
         // An unsettled lease may have to be given back: nothing is built on it.
@@ -110,7 +110,7 @@ impl Core {
             }
         };
         self.alarm("underlay", None);
-        let Some(placement) = placement(&self.config, overlay, subnet, &underlay) else { return false };
+        let Some(placement) = placement(&self.config, &overlay, subnet, &underlay) else { return false };
         if self.placement.as_ref().is_none_or(|old| old.subnet != placement.subnet) {
             self.open_pool(placement.subnet);
         }

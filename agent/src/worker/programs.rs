@@ -8,10 +8,22 @@ use weft_datapath::Datapath;
 use weft_ipam::State;
 use weft_model::compile::{Policies, policy_set};
 use weft_model::datapath::{Host, PeerHost, Surroundings, plan_surroundings};
-use weft_model::endpoints::{Wanted, plan};
+use weft_model::endpoints::{Programmed, Wanted, plan};
 use weft_model::id::Slot;
 use weft_model::overlay::Placement;
 use weft_model::workload::host_ifname;
+
+/// What an earlier agent left in the maps: its endpoints, and sets whose contents only it knew. They
+/// stay in force until ours are written.
+fn taken_over(datapath: &Datapath) -> Programmed {
+    let orphans = datapath.sets();
+    Programmed {
+        endpoints: datapath.endpoints().into_iter().map(|(slot, view)| (slot, view.endpoint)).collect(),
+        sets: BTreeMap::new(),
+        last_set: orphans.last().map_or(0, |set| set.0),
+        orphans,
+    }
+}
 
 impl Core {
     /// Loads the programs and takes over what an earlier agent left in the maps.
@@ -23,7 +35,7 @@ impl Core {
                     Ok(reader) => drop(self.outlets.denials.try_send(reader)),
                     Err(error) => tracing::error!(error = %chain(&error), "denials are counted but cannot be read"),
                 }
-                self.programmed = datapath.programmed();
+                self.programmed = taken_over(&datapath);
                 tracing::info!(endpoints = self.programmed.endpoints.len(), orphaned_sets = self.programmed.orphans.len(), "kernel programs are loaded");
                 self.datapath = Some(datapath);
                 self.programs.error = None;
@@ -181,6 +193,7 @@ impl Core {
         let underlay = underlay.ok_or_else(|| format!("underlay interface {} is gone", placement.underlay_index))?;
         let Some(datapath) = &mut self.datapath else { return Ok(()) };
         datapath.attach_underlay(&underlay.name).map_err(|error| chain(&error))?;
-        datapath.attach_vtep(&placement.vxlan).map_err(|error| chain(&error))
+        datapath.attach_vtep(&placement.vxlan).map_err(|error| chain(&error))?;
+        Ok(())
     }
 }

@@ -93,7 +93,7 @@ impl Core {
     /// For `weft endpoints`.
     pub(super) fn endpoints(&self) -> Vec<EndpointView> {
         let Some(pool) = &self.pool else { return Vec::new() };
-        let generations = self.datapath.as_ref().and_then(|datapath| datapath.endpoints().ok()).unwrap_or_default();
+        let generations = self.datapath.as_ref().map(weft_datapath::Datapath::endpoints).unwrap_or_default();
         let view = |(attachment, entry): (&weft_model::id::Attachment, &weft_ipam::Entry)| {
             let programmed = self.programmed.endpoints.get(&entry.slot);
             let set = programmed.and_then(|endpoint| self.programmed.sets.get(&endpoint.set));

@@ -71,7 +71,7 @@ impl Core {
         let bridge = placement.bridge.clone();
         self.check_link(&wiring)?;
         let event = match &mut self.pool {
-            Some(pool) => pool.commit(attachment, token, boot_seconds()).map_err(refusal)?,
+            Some(pool) => pool.commit(attachment, token).map_err(refusal)?,
             None => None,
         };
         if let Err(error) = self.raise(&wiring, bridge) {
@@ -142,10 +142,10 @@ impl Core {
     /// Takes a workload out of the data plane and gives its address back; whether there was one.
     pub(super) fn forget(&mut self, attachment: &Attachment, token: Option<&Token>) -> bool {
         let Some(pool) = &mut self.pool else { return false };
-        let Released::Yes { entry, event } = pool.release(attachment, token, boot_seconds()) else { return false };
-        let address = pool.address(entry.slot);
+        let Released::Yes(freed) = pool.release(attachment, token, boot_seconds()) else { return false };
+        let address = pool.address(freed.entry.slot);
         self.guarded.remove(attachment);
-        self.journal.append(&event, pool);
+        self.journal.append(&freed.event, pool);
         if let Err(error) = self.program_endpoints() {
             tracing::error!(%attachment, error, "the slot could not be emptied: trying again with the next pass");
         }
