@@ -117,15 +117,16 @@ impl Head {
 
     fn body(&self, reader: impl BufRead + 'static) -> Box<dyn Read> {
         match self.framing {
-            Framing::Length(length) => Box::new(reader.take(length)),
-            Framing::Chunked => Box::new(Chunked { reader, left: 0, state: Chunk::First }),
+            Framing::Length(length) => Box::new(Framed { reader, left: length, state: Chunk::Last }),
+            Framing::Chunked => Box::new(Framed { reader, left: 0, state: Chunk::First }),
             Framing::Close => Box::new(reader),
         }
     }
 }
 
-/// A chunked body (RFC 9112 §7.1). One that breaks off is an error, not an end.
-struct Chunked<R> {
+/// A body that says where it ends: a chunked one (RFC 9112 §7.1), or one of a known length, which is like
+/// one last chunk. One that breaks off is an error, not an end.
+struct Framed<R> {
     reader: R,
     left: u64,
     state: Chunk,
@@ -137,7 +138,7 @@ enum Chunk {
     Last,
 }
 
-impl<R: BufRead> Chunked<R> {
+impl<R: BufRead> Framed<R> {
     fn next_chunk(&mut self) -> io::Result<()> {
         if matches!(self.state, Chunk::Later) {
             // The line break behind the last chunk's data.
@@ -162,7 +163,7 @@ impl<R: BufRead> Chunked<R> {
     }
 }
 
-impl<R: BufRead> Read for Chunked<R> {
+impl<R: BufRead> Read for Framed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 && !matches!(self.state, Chunk::Last) {
             self.next_chunk()?;
@@ -184,7 +185,7 @@ mod tests {
     use super::*;
 
     fn chunked(text: &'static str) -> io::Result<String> {
-        let mut body = Chunked { reader: text.as_bytes(), left: 0, state: Chunk::First };
+        let mut body = Framed { reader: text.as_bytes(), left: 0, state: Chunk::First };
         let mut read = String::new();
         body.read_to_string(&mut read).map(|_| read)
     }
@@ -197,6 +198,8 @@ mod tests {
 
     #[test]
     fn a_body_that_breaks_off_is_an_error() {
+        let cut = Framed { reader: &b"ab"[..], left: 3, state: Chunk::Last }.read_to_string(&mut String::new());
+        assert!(cut.is_err());
         for text in ["", "3\r\n", "3\r\nab", "3\r\nabc", "3\r\nabc\r\n", "z\r\n", "-1\r\n"] {
             assert!(chunked(text).is_err(), "{text:?}");
         }
