@@ -1,5 +1,7 @@
 //! `weft` against an agent's socket: what is asked, how answers are framed, what is said when there is none.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
