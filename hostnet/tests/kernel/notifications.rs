@@ -1,0 +1,68 @@
+//! Whoever changes the network by hand wakes us.
+
+use crate::support::Host;
+use std::time::Duration;
+use weft_hostnet::Notifier;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Takes what is still queued, until there is a quiet moment.
+async fn settle(notifier: &mut Notifier) {
+    while tokio::time::timeout(Duration::from_millis(200), notifier.changed()).await.is_ok() {}
+}
+
+#[tokio::test]
+async fn every_kind_of_change_wakes() {
+    let mut host = Host::new();
+    host.add_workload(2);
+    host.reconcile();
+    let mut notifier = Notifier::new(host.executor.namespace()).unwrap();
+    let port = host.port(2);
+    let bridge_settings = format!("bridge link set dev {port} isolated off");
+    let port_entry = format!("bridge fdb del ee:ee:0a:ff:01:02 dev {port} master");
+    for change in [
+        "ip link set weft0 mtu 1300",
+        "ip addr flush dev weft0",
+        "ip neigh del 10.255.11.0 dev weft-vx1",
+        "bridge fdb del ee:ee:0a:ff:0c:00 dev weft-vx1 dst 192.0.2.111",
+        "ip route del 10.255.13.0/24",
+        "sysctl -w net.ipv4.ip_forward=0",
+        "nft flush chain ip weft raw_output",
+        bridge_settings.as_str(),
+        port_entry.as_str(),
+    ] {
+        settle(&mut notifier).await;
+        host.space.sh(change);
+        let woken = tokio::time::timeout(DEADLINE, notifier.changed()).await;
+        woken.unwrap_or_else(|_| panic!("not woken by `{change}`")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn neighbours_that_come_and_go_do_not_wake() {
+    let host = Host::new();
+    host.space.sh("ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev under nud stale");
+    let mut notifier = Notifier::new(host.executor.namespace()).unwrap();
+    settle(&mut notifier).await;
+    host.space.sh("ip neigh change 192.0.2.9 lladdr 02:00:00:00:00:09 dev under nud reachable");
+    let woken = tokio::time::timeout(Duration::from_millis(300), notifier.changed()).await;
+    assert!(woken.is_err(), "woken by a neighbour that became reachable");
+}
+
+#[tokio::test]
+async fn lost_notifications_are_a_change() {
+    let mut host = Host::new();
+    let mut notifier = Notifier::new(host.executor.namespace()).unwrap();
+    settle(&mut notifier).await;
+    // More than the queue holds, while nobody reads.
+    for _round in 0..4 {
+        host.peers = (1..=250).map(crate::support::peer_far).collect();
+        host.reconcile();
+        host.peers.clear();
+        host.reconcile();
+    }
+    tokio::time::timeout(DEADLINE, notifier.changed()).await.expect("woken").unwrap();
+    settle(&mut notifier).await;
+    host.space.sh("ip link set weft0 mtu 1300");
+    tokio::time::timeout(DEADLINE, notifier.changed()).await.expect("woken after the overflow too").unwrap();
+}

@@ -1,0 +1,60 @@
+//! Wiring a workload, and traffic through it.
+
+use crate::support::{Host, ifname};
+use serde_json::json;
+
+#[test]
+fn the_plugins_plans_make_what_the_design_asks_for() {
+    let mut host = Host::new();
+    let wiring = host.add_workload(2);
+    let (space, inside) = (&host.space, &host.inside[0]);
+    let port = space.link(wiring.host_ifname().as_str());
+    assert_eq!(port["ifindex"], json!(0x0100_0002));
+    assert_eq!(port["address"], "aa:aa:0a:ff:01:02");
+    assert_eq!(port["mtu"], 1450);
+    assert_eq!(port["ifalias"], "weft:1:0123456789abcdef:container-2:eth0");
+    assert_eq!(port["master"], json!(null));
+    assert!(!port["flags"].as_array().unwrap().contains(&json!("UP")), "raised only by the agent");
+    let eth0 = inside.link("eth0");
+    assert_eq!(eth0["address"], "ee:ee:0a:ff:01:02");
+    assert_eq!(eth0["mtu"], 1450);
+    assert!(eth0["flags"].as_array().unwrap().contains(&json!("UP")));
+    assert!(inside.link("lo")["flags"].as_array().unwrap().contains(&json!("UP")));
+    assert_eq!(inside.sh("sysctl -n net.ipv6.conf.eth0.disable_ipv6").trim(), "1");
+    let address = &inside.json("ip -4 -j addr show dev eth0")[0]["addr_info"][0];
+    assert_eq!((&address["local"], &address["prefixlen"]), (&json!("10.255.1.2"), &json!(32)));
+    let gateway = &inside.json("ip -j neigh")[0];
+    assert_eq!((&gateway["dst"], &gateway["lladdr"]), (&json!("10.255.1.1"), &json!("aa:aa:0a:ff:01:01")));
+    assert_eq!(gateway["state"], json!(["PERMANENT"]));
+}
+
+#[test]
+fn workloads_reach_their_host_and_each_other() {
+    let mut host = Host::new();
+    host.add_workload(2);
+    host.add_workload(3);
+    host.reconcile();
+    let inside = &host.inside[0];
+    assert!(inside.sh("ip -4 route").contains("default via 10.255.1.1 dev eth0 proto 119 src 10.255.1.2"));
+    inside.sh("ping -c 1 -W 2 10.255.1.1");
+    inside.sh("ping -c 1 -W 2 10.255.1.3");
+    host.space.sh("ping -c 1 -W 2 10.255.1.2");
+    // Nobody learned anything, nobody was asked by broadcast.
+    let learned = host.space.sh("bridge fdb show br weft0");
+    assert!(!learned.lines().any(|line| line.contains("ee:ee:") && !line.contains("static")), "{learned}");
+    assert_eq!(host.space.sh("ip neigh show dev weft0 nud stale nud reachable").trim(), "");
+    assert_eq!(host.executor.link(&ifname("weft0")).unwrap().unwrap().mtu, 1450);
+}
+
+#[test]
+fn a_removed_workload_is_gone_at_once() {
+    let mut host = Host::new();
+    let wiring = host.add_workload(2);
+    host.reconcile();
+    let delete = weft_model::op::Op::DeleteLink(wiring.host_ifname());
+    host.executor.execute(&[delete.clone(), delete], None).unwrap();
+    assert_eq!(host.executor.link(&wiring.host_ifname()).unwrap(), None);
+    assert!(!host.inside[0].sh("ip -o link").contains("eth0"));
+    host.workloads.clear();
+    host.reconcile();
+}
