@@ -250,3 +250,72 @@ fn check_compares_the_kernel_the_agent_and_the_result() {
     host.run(&format!("ip link set {name} down"));
     assert!(check(&result).message().1.contains(&format!("its host end {name} is missing or down")));
 }
+
+#[test]
+fn a_link_whose_maker_was_killed_before_it_wrote_the_alias_is_replaced_and_removed() {
+    let (host, workload, name) = places();
+    let (agent, _looked) = willing(&host);
+    let bare = format!("ip link add {name} index 16777223 type veth peer name eth0 netns {}", workload.0);
+    host.run(&bare);
+    add(&agent, &host, &workload.path()).result();
+    assert_eq!(host.links()[&name]["ifalias"], HOST_END);
+    del(&agent, &host, "").silent_success();
+    host.run(&bare);
+    del(&agent, &host, &workload.path()).silent_success();
+    assert!(!host.links().contains_key(&name) && !workload.links().contains_key("eth0"));
+}
+
+#[test]
+fn a_plan_that_fails_inside_is_undone() {
+    let (host, workload, name) = places();
+    let agent = TestAgent::new(|request| match request.call.as_str() {
+        "POST /v1/reserve" => {
+            let mut wrong = reservation(false);
+            wrong["wiring"]["gateway"] = json!("224.0.0.1");
+            ok(wrong)
+        }
+        _ => ok(json!({"released": true})),
+    });
+    let (code, msg) = add(&agent, &host, &workload.path()).message();
+    assert!(code == 999 && msg.starts_with("cannot wire c1/eth0: "), "{msg}");
+    assert!(!host.links().contains_key(&name) && !workload.links().contains_key("eth0"));
+    assert_eq!(agent.calls(), ["POST /v1/reserve", "POST /v1/release"]);
+    assert_eq!(agent.seen()[1].body["token"], "0123456789abcdef");
+}
+
+#[test]
+fn a_committed_attachment_whose_link_vanished_is_wired_again() {
+    let (host, workload, name) = places();
+    let agent = TestAgent::new(|request| match request.call.as_str() {
+        "POST /v1/reserve" => ok(reservation(true)),
+        _ => ok(json!({})),
+    });
+    add(&agent, &host, &workload.path()).result();
+    assert!(host.links().contains_key(&name));
+    assert_eq!(agent.calls(), ["POST /v1/reserve", "POST /v1/commit"]);
+}
+
+#[test]
+fn the_agent_learns_identity_and_namespace() {
+    let (host, workload, _name) = places();
+    let (agent, _looked) = willing(&host);
+    let mut config = agent.config();
+    config["metadata"] = json!({"policy_group_id": "3b1c", "space_id": "5e", "org_id": "6f", "ports": ""});
+    config["runtimeConfig"] = json!({"io.kubernetes.cri.pod-annotations": {"weft/policy-group": "web", "x": "y"}});
+    Call::new("ADD", &config)
+        .with("CNI_NETNS", workload.path())
+        .with("CNI_ARGS", "K8S_POD_NAME=w3;IgnoreUnknown=1;K8S_POD_NAMESPACE=shop")
+        .run(&host)
+        .result();
+    assert_eq!(
+        agent.seen()[0].body,
+        json!({
+            "attachment": {"containerId": "c1", "ifname": "eth0"},
+            "netns": workload.path(),
+            "identity": {
+                "policyGroupId": "3b1c", "spaceId": "5e", "orgId": "6f",
+                "podNamespace": "shop", "podName": "w3", "groupAnnotation": "web",
+            },
+        })
+    );
+}
