@@ -20,6 +20,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Op> {
     plan_sysctls(&kept, &mut ops);
     plan_addresses(&kept, &mut ops);
     plan_withdrawals(&kept, &mut ops);
+    plan_stray_addresses(&kept, &mut ops);
     plan_next_hops(&kept, &mut ops);
     plan_removals(&kept, &mut ops);
     plan_ports(&kept, &mut ops);
@@ -137,6 +138,13 @@ fn plan_addresses(kept: &Kept<'_>, ops: &mut Vec<Op>) {
             ops.push(Op::AddAddress(link.clone(), *address));
         }
     }
+}
+
+/// After the routes that are withdrawn, because the kernel drops routes with their source address; before
+/// those that are put, because an address with a network brings a route of the kernel's own, which
+/// would be in their way.
+fn plan_stray_addresses(kept: &Kept<'_>, ops: &mut Vec<Op>) {
+    let Kept { desired, actual, .. } = kept;
     for (link, address) in &actual.addresses {
         if kept.link(link) && !desired.addresses.contains(&(link.clone(), *address)) {
             ops.push(Op::DeleteAddress(link.clone(), *address));
