@@ -46,8 +46,12 @@ pub(crate) fn what_next(error: &StoreError) -> &'static str {
              an interrupted change may or may not have been made, repeating it is harmless"
         }
         StoreError::Rewound(_) => "hosts keep the policies they have until an import or an explicit accept",
+        StoreError::TooLarge { .. } | StoreError::Refused { .. } => {
+            "nothing was changed; the same request will fail again"
+        }
         StoreError::Document { .. } => "requests fail until the document is repaired",
         StoreError::Contended { .. } => "nothing was changed; the client may try again",
+        StoreError::Option { .. } => "requests fail until the server is started with other options",
         StoreError::NoTagFree => {
             "changes that name no new group still work; delete policies of groups no longer needed"
         }

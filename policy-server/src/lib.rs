@@ -31,7 +31,7 @@ mod uptime;
 mod version;
 
 pub use auth::{Auth, Token, Unauthorized};
-pub use serve::{ServeError, asked_to_end, serve};
+pub use serve::{ServeError, run, serve};
 
 use axum::Router;
 use std::sync::Arc;

@@ -13,8 +13,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
+use uuid::Uuid;
 use weft_store::hosts::HostStore;
 use weft_store::policy::PolicyStore;
+use weft_store::{EtcdOptions, EtcdStore, StoreError};
 
 /// How often tags are given back, and gauges read.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -24,8 +26,14 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Why a server could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// etcd cannot be used as configured.
+    #[error("etcd: {0}")]
+    Store(#[source] StoreError),
+    /// Signals cannot be waited for.
+    #[error("signals: {0}")]
+    Signals(#[source] std::io::Error),
     /// Its address cannot be listened on.
-    #[error("listen {address}: {source}; is another server running there?")]
+    #[error("listen {address}: {source}")]
     Listen {
         /// Which.
         address: SocketAddr,
@@ -40,6 +48,19 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// The whole server on etcd, until SIGTERM or SIGINT. etcd may be away, at the start too.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn run(config: &Config) -> Result<(), ServeError> {
+    let stop = asked_to_end().map_err(ServeError::Signals)?;
+    let by = format!("weft-policy-server-{}", Uuid::new_v4());
+    let mut options = EtcdOptions::new(config.etcd.clone(), by);
+    options.prefix.clone_from(&config.etcd_prefix);
+    let store = EtcdStore::connect(options).map_err(ServeError::Store)?;
+    serve(Arc::new(store), config, stop).await
 }
 
 /// Serves until `stop` is ready, then lets requests under way end, for a few seconds at most.
@@ -100,10 +121,7 @@ async fn sweep<S: PolicyStore>(app: App<S>) {
 }
 
 /// Ready with the signal's name when the process is asked to end.
-///
-/// # Errors
-/// If signals cannot be waited for.
-pub fn asked_to_end() -> std::io::Result<impl Future<Output = &'static str>> {
+fn asked_to_end() -> std::io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {

@@ -1,0 +1,84 @@
+//! etcd.
+
+use super::{eventually, signal};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+pub struct Etcd {
+    folder: TempDir,
+    ports: [u16; 2],
+    child: Option<Child>,
+}
+
+impl Etcd {
+    pub fn start() -> Self {
+        let mut etcd = Self { folder: TempDir::new().unwrap(), ports: [free_port(), free_port()], child: None };
+        etcd.up();
+        etcd
+    }
+
+    /// Starts it, on the folder it had.
+    pub fn up(&mut self) {
+        let url = self.url();
+        let peer = format!("http://127.0.0.1:{}", self.ports[1]);
+        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
+        let mut child = Command::new("etcd")
+            .args(["--name", "one", "--unsafe-no-fsync"])
+            .args(["--data-dir", self.folder.path().join("data").to_str().unwrap()])
+            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("one={peer}")])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("etcd (Debian: etcd-server) must be installed");
+        eventually("etcd", || {
+            assert!(child.try_wait().unwrap().is_none(), "etcd ended, see {:?}", self.folder.path());
+            self.ctl(&["endpoint", "health"]).then_some(())
+        });
+        self.child = Some(child);
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Stops it without closing its connections: what a hung disk or a lost network looks like.
+    pub fn freeze(&self) {
+        signal(self.child.as_ref().unwrap().id(), "STOP");
+    }
+
+    pub fn thaw(&self) {
+        signal(self.child.as_ref().unwrap().id(), "CONT");
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[0])
+    }
+
+    /// Whether etcdctl succeeds.
+    pub fn ctl(&self, arguments: &[&str]) -> bool {
+        let etcdctl = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.url(), "--command-timeout", "1s"])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        etcdctl.expect("etcdctl (Debian: etcd-client) must be installed").success()
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
