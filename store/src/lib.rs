@@ -4,6 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+// The test harness is shared with the integration tests, where this crate has a name.
+#[cfg(test)]
+extern crate self as weft_store;
+
 mod error;
 pub mod etcd;
 pub mod hosts;

@@ -65,6 +65,9 @@ pub trait PolicyStore: Send + Sync + 'static {
 
     /// Which revision each host holding a lease enforces; hosts that never said are missing.
     fn enforced(&self) -> impl Future<Output = Result<BTreeMap<NodeId, EnforcedDocument>, StoreError>> + Send;
+
+    /// Which weft hosts hold a lease now: those that have to enforce a revision before everybody does.
+    fn hosts_holding_leases(&self) -> impl Future<Output = Result<BTreeSet<NodeId>, StoreError>> + Send;
 }
 
 /// A live view of policies; see [`crate::hosts::HostsFollower`].

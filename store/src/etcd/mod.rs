@@ -8,11 +8,14 @@ mod change;
 mod hosts;
 mod keys;
 mod page;
-//MODPOL
+mod policies;
+#[cfg(test)]
+#[path = "../../tests/common/mod.rs"]
+mod testing;
 mod watch;
 
 pub use hosts::EtcdHostsFollower;
-//POL
+pub use policies::EtcdPolicyFollower;
 
 use crate::StoreError;
 use keys::Keys;

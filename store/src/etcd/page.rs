@@ -36,8 +36,13 @@ impl EtcdStore {
     }
 
     /// As [`Self::list`], without values.
-    pub(super) async fn list_keys(&self, op: &'static str, range: &Range) -> Result<Listing, CallError> {
-        self.pages(op, range, None, GetOptions::new().with_keys_only()).await
+    pub(super) async fn list_keys(
+        &self,
+        op: &'static str,
+        range: &Range,
+        revision: Option<i64>,
+    ) -> Result<Listing, CallError> {
+        self.pages(op, range, revision, GetOptions::new().with_keys_only()).await
     }
 
     async fn pages(
