@@ -4,7 +4,6 @@ use crate::process::Process;
 use crate::services::Etcd;
 use crate::shell::{binary, command_in, output, sh_in};
 use crate::underlay::{add_netns, plug};
-use crate::wait;
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use std::net::Ipv4Addr;
@@ -162,12 +161,10 @@ impl Host {
     /// # Errors
     /// It does not within the deadline; with the agent's last words.
     pub fn wait_ready(&mut self, deadline: Duration) -> Result<Duration> {
-        let waited = wait::until_true(&format!("{} to be ready", self.name()), deadline, || {
-            if let Some(agent) = &mut self.agent {
-                agent.check()?;
-            }
-            self.get::<serde_json::Value>("/v1/ready").map(|_| true)
-        });
+        let mut agent = self.agent.take().context("the agent does not run")?;
+        let ready = || self.get::<serde_json::Value>("/v1/ready").map(|_| true);
+        let waited = agent.wait_until(&format!("{} to be ready", self.name()), deadline, ready);
+        self.agent = Some(agent);
         waited.with_context(|| format!("log of {}:\n{}", self.name(), tail(&self.agent_log())))
     }
 

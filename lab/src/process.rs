@@ -55,6 +55,19 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until `condition` holds, and no longer than the process lives.
+    ///
+    /// # Errors
+    /// The deadline passed, or the process ended: its last words.
+    pub fn wait_until(&mut self, what: &str, deadline: Duration, condition: impl Fn() -> Result<bool>) -> Result<Duration> {
+        let mut death = None;
+        let waited = crate::wait::until_true(what, deadline, || {
+            death = self.check().err();
+            Ok(death.is_some() || condition()?)
+        });
+        death.map_or(waited, Err)
+    }
+
     /// Kills it without warning.
     ///
     /// # Errors

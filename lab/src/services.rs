@@ -3,7 +3,6 @@
 use crate::process::Process;
 use crate::shell::{binary, command_in, sh_in};
 use crate::underlay::{CTL, netns};
-use crate::wait;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,8 +53,7 @@ impl Etcd {
             .args(["--initial-cluster", &format!("lab={peer}")]);
         let mut process = Process::start("etcd", &mut command, &self.folder.join("etcd.log"))?;
         let ctl = netns(&self.lab, "ctl");
-        wait::until_true("etcd to be healthy", Duration::from_secs(15), || {
-            process.check()?;
+        process.wait_until("etcd to be healthy", Duration::from_secs(15), || {
             Ok(sh_in(&ctl, &format!("etcdctl --endpoints {url} --dial-timeout 1s --command-timeout 1s endpoint health")).is_ok())
         })?;
         self.process = Some(process);
@@ -123,11 +121,10 @@ impl PolicyServer {
         let ctl = netns(&self.lab, "ctl");
         let mut command = command_in(&ctl, &binary("weft-policy-server")?);
         command
-            .args(["--listen", &format!("{CTL}:4002"), "--etcd-endpoints", &Etcd::url(), "--token-file"])
+            .args(["--listen", &format!("{CTL}:4002"), "--etcd", &Etcd::url(), "--token-file"])
             .arg(&token);
         let mut process = Process::start("weft-policy-server", &mut command, &self.folder.join("policy-server.log"))?;
-        wait::until_true("the policy server to answer", Duration::from_secs(15), || {
-            process.check()?;
+        process.wait_until("the policy server to answer", Duration::from_secs(15), || {
             Ok(crate::probe::connects(&ctl, std::net::SocketAddr::from((CTL, 4002)), Duration::from_millis(200)).is_ok())
         })?;
         self.process = Some(process);

@@ -1,0 +1,69 @@
+//! Who plays: a web server and a DNS server in pods, an app on the cell, and their groups.
+
+use crate::lab::Lab;
+use crate::probe::{self, HttpServer, Seen};
+use crate::process::Process;
+use crate::shell::command_in;
+use crate::workload::{Workload, WorkloadOptions};
+use anyhow::Result;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+/// The web server's group.
+pub(super) const SHOP: &str = "k8s:lab/shop";
+/// The DNS server's group.
+pub(super) const DNS: &str = "k8s:lab/dns";
+/// The app's GUID.
+pub(super) const APP: &str = "1081ceac-f5c4-47a8-95e8-88e1e302efb5";
+/// The name the DNS server knows.
+pub(super) const NAME: &str = "web.shop.svc.cluster.local";
+
+pub(super) struct Cast {
+    pub(super) web: Workload,
+    pub(super) app: Workload,
+    pub(super) dns: Workload,
+    server: HttpServer,
+    _dnsmasq: Process,
+}
+
+impl Cast {
+    /// Starts everybody. Two policies that have nothing to do with the story isolate the two
+    /// namespaces (kind kubernetes: a group is isolated once some policy names it as destination) and
+    /// make the app known (a group has a tag once some policy names it).
+    pub(super) fn assemble(lab: &mut Lab) -> Result<Self> {
+        let web = lab.add("n1", &WorkloadOptions::pod("web-0", "shop"))?;
+        let dns = lab.add("n2", &WorkloadOptions::pod("kube-dns-0", "dns"))?;
+        let app = lab.add("c1", &WorkloadOptions::app("app", APP))?;
+        let server = HttpServer::start(&web.netns, 8080)?;
+        let mut command = command_in(&dns.netns, Path::new("dnsmasq"));
+        command
+            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--log-facility=-"])
+            .args(["--user=root", "--pid-file=", "--bind-interfaces", "--listen-address"])
+            .args([dns.ip.to_string(), format!("--address=/{NAME}/{}", web.ip)]);
+        let mut dnsmasq = Process::start("dnsmasq", &mut command, &lab.folder.join("dnsmasq.log"))?;
+        let here = SocketAddr::from((dns.ip, 53));
+        dnsmasq.wait_until("dnsmasq to answer in its own pod", Duration::from_secs(5), || {
+            Ok(probe::resolve(&dns.netns, here, NAME, Duration::from_millis(100)).is_ok())
+        })?;
+        lab.weft(&["policies", "allow", "--from", "monitoring", "--to", SHOP, "--port", "9100"])?;
+        lab.weft(&["policies", "allow", "--from", "monitoring", "--to", DNS, "--port", "9100"])?;
+        lab.weft(&["policies", "allow", "--from", APP, "--to", "billing", "--port", "8080", "--wait"])?;
+        Ok(Self { web, app, dns, server, _dnsmasq: dnsmasq })
+    }
+
+    /// The app's request to the web server.
+    pub(super) fn request(&self) -> io::Result<Seen> {
+        probe::get(&self.app.netns, self.web_address(), Duration::from_millis(500))
+    }
+
+    /// The app's look-up.
+    pub(super) fn look_up(&self) -> io::Result<Ipv4Addr> {
+        probe::resolve(&self.app.netns, SocketAddr::from((self.dns.ip, 53)), NAME, Duration::from_millis(500))
+    }
+
+    pub(super) fn web_address(&self) -> SocketAddr {
+        SocketAddr::from((self.web.ip, self.server.port()))
+    }
+}
