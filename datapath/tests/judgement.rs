@@ -1,16 +1,168 @@
-//! Who may reach a workload, and whom it may reach, packet by packet.
+//! Who may reach a workload, and whom it may reach, packet by packet: DESIGN §5's table.
 
 mod common;
 
 use common::frame::*;
 use common::*;
-use weft_model::policy::{Direction, Protocol};
+use std::net::Ipv4Addr;
+use weft_model::policy::{Direction, Isolation, Peer, Protocol, Rule, Traffic, Verdict, isolated};
+
+fn syn(source: Ipv4Addr, port: u16) -> Vec<u8> {
+    received(&tcp(source, OWN, (40000, port), SYN, b""))
+}
 
 #[test]
 fn policy_allows_a_tag_on_its_port_and_nothing_else() {
-    let bench = Bench::new(vec![rule(Direction::Ingress, tag_peer(7), ports(Protocol::Tcp, 80, 80))]);
-    let syn = |port| received(&tcp(REMOTE, OWN, (40000, port), SYN, b""));
-    bench.expect("passed", PASS, |b| b.into(&syn(80), 7));
-    bench.expect("policy", DROP, |b| b.into(&syn(81), 7));
-    bench.expect("policy", DROP, |b| b.into(&syn(80), 8));
+    let bench = Bench::new(vec![
+        rule(Direction::Ingress, tag_peer(7), ports(Protocol::Tcp, 80, 80)),
+        rule(Direction::Ingress, tag_peer(7), ports(Protocol::Udp, 1000, 1999)),
+    ]);
+    bench.expect("passed", PASS, |b| b.arrive(&syn(REMOTE, 80), 7));
+    bench.expect("policy", DROP, |b| b.arrive(&syn(REMOTE, 81), 7));
+    bench.expect("policy", DROP, |b| b.arrive(&syn(REMOTE, 80), 8));
+    let datagram = |port| received(&udp(REMOTE, OWN, (40000, port), b"x"));
+    for (port, verdict) in [(999, DROP), (1000, PASS), (1500, PASS), (1999, PASS), (2000, DROP), (80, DROP)] {
+        assert_eq!(bench.arrive(&datagram(port), 7).verdict, verdict, "udp {port}");
+    }
+    bench.expect("policy", DROP, |b| b.arrive(&received(&icmp(REMOTE, OWN, 8, 0, 1, b"")), 7));
+}
+
+/// One source of the table: how its packets look, and whether they pass when the workload is
+/// isolated.
+struct Source {
+    name: &'static str,
+    address: Ipv4Addr,
+    mark: u32,
+    ingress: u32,
+    isolated: bool,
+}
+
+fn sources() -> Vec<Source> {
+    let tagged = |tag: u16| u32::from(tag) << SHIFT;
+    let source = |name, address, mark, ingress, isolated| Source { name, address, mark, ingress, isolated };
+    vec![
+        source("itself, masqueraded", GATEWAY, tagged(OWN_TAG), 1, true),
+        source("itself", OWN, tagged(OWN_TAG), 1, true),
+        source("its address without its tag", OWN, 0, 1, false),
+        source("the same group elsewhere", REMOTE, tagged(OWN_TAG), 1, false),
+        source("a group with a policy", REMOTE, tagged(7), 1, true),
+        source("a group without", NEIGHBOUR, tagged(8), 1, false),
+        source("this host", GATEWAY, 0, 0, true),
+        source("this host, with somebody's mark", HOST, tagged(8) | 0x4000, 0, true),
+        source("another weft host", REMOTE_VTEP, 0, 1, false),
+        source("an untagged workload of a weft host", REMOTE, 0, 1, false),
+        source("our own subnet, untagged", NEIGHBOUR, 0, 1, false),
+        source("somebody masqueraded as this host", GATEWAY, 0, 1, false),
+        source("an unmanaged peer with a policy", FLANNEL, 0, 1, true),
+        source("an unmanaged peer without", Ipv4Addr::new(10, 255, 3, 10), 0, 1, false),
+        source("outside with a policy", OUTSIDE, 0, 1, true),
+        source("outside without", Ipv4Addr::new(203, 0, 113, 1), 0, 1, false),
+        source("outside, with a foreign mark that looks like a tag", Ipv4Addr::new(203, 0, 113, 1), tagged(7), 1, false),
+        source("outside with a policy, with a foreign mark", OUTSIDE, tagged(8), 1, true),
+    ]
+}
+
+#[test]
+fn the_matrix_of_sources_and_modes() {
+    let to_80 = |peer| rule(Direction::Ingress, peer, ports(Protocol::Tcp, 80, 80));
+    let mut bench = Bench::new(vec![
+        to_80(tag_peer(7)),
+        to_80(Peer::Cidr("10.255.3.9/32".parse().unwrap())),
+        to_80(Peer::Cidr("198.51.100.0/24".parse().unwrap())),
+        // Networks of the overlay's managed part name nobody.
+        to_80(Peer::Cidr("10.255.2.0/24".parse().unwrap())),
+        to_80(Peer::Cidr("10.255.1.0/24".parse().unwrap())),
+    ]);
+    let modes = [Isolation::Always, Isolation::Selected, Isolation::Never];
+    for (mode, is_destination) in modes.into_iter().flat_map(|mode| [(mode, false), (mode, true)]) {
+        for hosts_may_reach in [false, true] {
+            let isolated = isolated(mode, is_destination);
+            bench.change(|endpoint| {
+                endpoint.isolated = isolated;
+                endpoint.hosts_may_reach = hosts_may_reach;
+            });
+            for source in sources() {
+                let host = source.name == "another weft host" && hosts_may_reach;
+                let expected = if !isolated || source.isolated || host { PASS } else { DROP };
+                let outcome = bench.probe(
+                    weft_datapath::Program::ToWorkload,
+                    &syn(source.address, 80),
+                    source.mark,
+                    source.ingress,
+                );
+                assert_eq!(outcome.verdict, expected, "{} {mode:?} {is_destination} {hosts_may_reach}", source.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_workload_without_a_tag_is_reached_by_its_host_only() {
+    let mut bench = Bench::new(vec![]);
+    bench.change(|endpoint| endpoint.tag = None);
+    bench.expect("passed", PASS, |b| b.from_host(&syn(GATEWAY, 80)));
+    // Tag 0 is no identity: two workloads without one are not "the same".
+    bench.expect("policy", DROP, |b| b.arrive(&syn(GATEWAY, 80), 0));
+    bench.expect("policy", DROP, |b| b.arrive(&syn(NEIGHBOUR, 80), 0));
+    assert_eq!(bench.out(&sent(&tcp(OWN, OUTSIDE, (1, 80), SYN, b""))).mark, 0);
+}
+
+#[test]
+fn egress_is_open_and_carries_the_tag() {
+    let bench = Bench::new(vec![]);
+    let syn = sent(&tcp(OWN, OUTSIDE, (40000, 443), SYN, b""));
+    let outcome = bench.expect("passed", PASS, |b| b.out(&syn));
+    assert_eq!(outcome.mark, u32::from(OWN_TAG) << SHIFT);
+    // The whole mark is ours, whatever stood in it.
+    let forged = bench.probe(weft_datapath::Program::FromWorkload, &syn, 0x1234_5678, 0);
+    assert_eq!((forged.verdict, forged.mark), (PASS, u32::from(OWN_TAG) << SHIFT));
+}
+
+#[test]
+fn egress_rules_deny_and_a_higher_precedence_wins() {
+    let deny = Rule {
+        verdict: Verdict::Deny,
+        ..rule(Direction::Egress, Peer::Cidr("198.51.100.0/24".parse().unwrap()), Traffic::All)
+    };
+    let exception = Rule {
+        precedence: 200,
+        ..rule(Direction::Egress, Peer::Any, ports(Protocol::Tcp, 443, 443))
+    };
+    let bench = Bench::new(vec![deny, exception]);
+    let syn = |to, port| sent(&tcp(OWN, to, (40000, port), SYN, b""));
+    bench.expect("policy", DROP, |b| b.out(&syn(OUTSIDE, 80)));
+    bench.expect("passed", PASS, |b| b.out(&syn(OUTSIDE, 443)));
+    bench.expect("passed", PASS, |b| b.out(&syn(Ipv4Addr::new(203, 0, 113, 1), 80)));
+}
+
+#[test]
+fn the_own_host_is_closed_but_for_what_is_listed() {
+    let mut bench = Bench::new(vec![rule(Direction::Egress, Peer::Host, ports(Protocol::Udp, 53, 53))]);
+    let dns = |to| sent(&udp(OWN, to, (40000, 53), b"?"));
+    let ssh = |to| sent(&tcp(OWN, to, (40000, 22), SYN, b""));
+    for address in [HOST, GATEWAY, VTEP] {
+        bench.expect("passed", PASS, |b| b.out(&ssh(address)));
+    }
+    bench.change(|endpoint| endpoint.host_listed_only = true);
+    for address in [HOST, GATEWAY, VTEP] {
+        bench.expect("host-access", DROP, |b| b.out(&ssh(address)));
+        bench.expect("passed", PASS, |b| b.out(&dns(address)));
+    }
+    bench.expect("passed", PASS, |b| b.out(&ssh(REMOTE_VTEP)));
+}
+
+#[test]
+fn audit_passes_and_says_so() {
+    let mut bench = Bench::new(vec![]);
+    bench.change(|endpoint| endpoint.audit = true);
+    let mut reader = bench.datapath.denial_reader().unwrap();
+    let before = bench.datapath.counters().unwrap();
+    let packet = syn(REMOTE, 80);
+    assert_eq!(bench.arrive(&packet, 7).verdict, PASS);
+    let after = bench.datapath.counters().unwrap();
+    assert_eq!((after["audited"] - before["audited"], after["passed"] - before["passed"]), (1, 1));
+    let event = reader.try_next().unwrap();
+    assert_eq!((event.action, event.reason), (weft_abi::action::AUDIT, weft_abi::Reason::Audited as u8));
+    // The flow is known then: its next packet is not a new offence.
+    bench.expect("passed", PASS, |b| b.arrive(&received(&tcp(REMOTE, OWN, (40000, 80), ACK, b"data")), 7));
 }

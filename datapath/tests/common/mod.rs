@@ -1,6 +1,7 @@
 //! What the tests share: a private network and mount namespace with a bpffs of its own, a data
 //! plane in it, and frames.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 pub mod frame;
 
@@ -74,10 +75,11 @@ pub fn isolate() -> PathBuf {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("weft-bpf-{}-{number}", std::process::id()));
+    // Over the real one, for this thread only: nothing is left behind.
+    let temporary = std::env::temp_dir();
+    mount(Some("tmpfs"), &temporary, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    let folder = temporary.join(format!("weft-bpf-{}-{number}", std::process::id()));
     std::fs::create_dir(&folder).unwrap();
-    mount(Some("tmpfs"), std::env::temp_dir().as_path(), Some("tmpfs"), MsFlags::empty(), none).ok();
-    std::fs::create_dir_all(&folder).unwrap();
     mount(Some("bpf"), &folder, Some("bpf"), MsFlags::empty(), none).unwrap();
     run("ip link set lo up");
     folder
@@ -194,7 +196,7 @@ impl Bench {
     }
 
     /// What reaches the workload through the host, with a tag in the mark.
-    pub fn into(&self, frame: &[u8], tag: u16) -> Outcome {
+    pub fn arrive(&self, frame: &[u8], tag: u16) -> Outcome {
         self.probe(Program::ToWorkload, frame, u32::from(tag) << SHIFT, 1)
     }
 

@@ -1,0 +1,195 @@
+//! Known flows: who may answer, and what ends a flow.
+
+mod common;
+
+use common::frame::*;
+use common::*;
+use std::net::Ipv4Addr;
+use weft_model::datapath::MapOp;
+use weft_model::mac::Mac;
+use weft_model::policy::{Direction, Protocol, Rule};
+
+fn allow_80() -> Vec<Rule> {
+    vec![
+        rule(Direction::Ingress, tag_peer(7), ports(Protocol::Tcp, 80, 80)),
+        rule(Direction::Ingress, tag_peer(7), ports(Protocol::Udp, 80, 80)),
+    ]
+}
+
+fn segment(flags: u8) -> Vec<u8> {
+    received(&tcp(REMOTE, OWN, (40000, 80), flags, b""))
+}
+
+fn answer(flags: u8) -> Vec<u8> {
+    sent(&tcp(OWN, REMOTE, (80, 40000), flags, b""))
+}
+
+/// A connection from [`REMOTE`] with tag 7 to port 80, opened and answered.
+fn established(bench: &Bench) {
+    bench.expect("passed", PASS, |b| b.arrive(&segment(SYN), 7));
+    bench.expect("passed", PASS, |b| b.out(&answer(SYN | ACK)));
+    bench.expect("passed", PASS, |b| b.arrive(&segment(ACK), 7));
+}
+
+#[test]
+fn replies_pass_without_a_policy_of_their_own() {
+    let bench = Bench::new(vec![]);
+    let reply = received(&tcp(OUTSIDE, OWN, (443, 40000), SYN | ACK, b""));
+    bench.expect("mid-stream", DROP, |b| b.arrive(&reply, 0));
+    bench.expect("passed", PASS, |b| b.out(&sent(&tcp(OWN, OUTSIDE, (40000, 443), SYN, b""))));
+    bench.expect("passed", PASS, |b| b.arrive(&reply, 0));
+    // Another port of the same server is another flow.
+    let other = received(&tcp(OUTSIDE, OWN, (444, 40000), SYN | ACK, b""));
+    bench.expect("mid-stream", DROP, |b| b.arrive(&other, 0));
+    let answer = received(&udp(OUTSIDE, OWN, (53, 40000), b"!"));
+    bench.expect("policy", DROP, |b| b.arrive(&answer, 0));
+    bench.expect("passed", PASS, |b| b.out(&sent(&udp(OWN, OUTSIDE, (40000, 53), b"?"))));
+    bench.expect("passed", PASS, |b| b.arrive(&answer, 0));
+    let echo = received(&icmp(OUTSIDE, OWN, 0, 0, 77, b""));
+    bench.expect("policy", DROP, |b| b.arrive(&echo, 0));
+    bench.expect("passed", PASS, |b| b.out(&sent(&icmp(OWN, OUTSIDE, 8, 0, 77, b""))));
+    bench.expect("passed", PASS, |b| b.arrive(&echo, 0));
+    let request = received(&icmp(OUTSIDE, OWN, 8, 0, 77, b""));
+    bench.expect("policy", DROP, |b| b.arrive(&request, 0));
+}
+
+#[test]
+fn only_a_syn_of_the_workload_opens_the_way_back() {
+    let bench = Bench::new(vec![]);
+    bench.expect("passed", PASS, |b| b.out(&sent(&tcp(OWN, OUTSIDE, (40000, 443), ACK, b"x"))));
+    bench.expect("mid-stream", DROP, |b| b.arrive(&received(&tcp(OUTSIDE, OWN, (443, 40000), ACK, b"x")), 0));
+}
+
+#[test]
+fn a_syn_is_always_judged() {
+    let bench = Bench::new(allow_80());
+    established(&bench);
+    // The address went to a workload of another group.
+    bench.expect("policy", DROP, |b| b.arrive(&segment(SYN), 8));
+    bench.expect("passed", PASS, |b| b.arrive(&segment(SYN), 7));
+    // Ports that a flow used the other way round open nothing.
+    bench.expect("passed", PASS, |b| b.out(&sent(&tcp(OWN, OUTSIDE, (80, 50000), SYN, b""))));
+    bench.expect("policy", DROP, |b| b.arrive(&received(&tcp(OUTSIDE, OWN, (50000, 80), SYN, b"")), 0));
+}
+
+#[test]
+fn packets_of_a_flow_must_bear_its_tag() {
+    let bench = Bench::new(allow_80());
+    established(&bench);
+    bench.expect("mid-stream", DROP, |b| b.arrive(&segment(ACK), 8));
+    bench.expect("mid-stream", DROP, |b| b.arrive(&segment(ACK), 0));
+    bench.expect("passed", PASS, |b| b.arrive(&segment(ACK), 7));
+}
+
+#[test]
+fn the_hosts_flows_are_not_a_strangers_with_its_address() {
+    let bench = Bench::new(vec![]);
+    let packet = |flags| received(&tcp(GATEWAY, OWN, (40000, 80), flags, b""));
+    bench.expect("passed", PASS, |b| b.from_host(&packet(SYN)));
+    bench.expect("passed", PASS, |b| b.out(&sent(&tcp(OWN, GATEWAY, (80, 40000), SYN | ACK, b""))));
+    bench.expect("passed", PASS, |b| b.from_host(&packet(ACK)));
+    bench.expect("mid-stream", DROP, |b| b.arrive(&packet(ACK), 0));
+}
+
+#[test]
+fn a_changed_policy_revokes_at_the_next_packet_of_either_side() {
+    for first_is_ours in [true, false] {
+        let mut bench = Bench::new(allow_80());
+        established(&bench);
+        bench.rules(allow_80());
+        bench.expect("passed", PASS, |b| b.arrive(&segment(ACK), 7));
+        bench.expect("passed", PASS, |b| b.out(&answer(ACK)));
+        bench.rules(vec![]);
+        if first_is_ours {
+            bench.expect("revoked", DROP, |b| b.out(&answer(ACK)));
+        } else {
+            bench.expect("revoked", DROP, |b| b.arrive(&segment(ACK), 7));
+        }
+        bench.expect("mid-stream", DROP, |b| b.arrive(&segment(ACK), 7));
+        bench.expect("revoked", DROP, |b| b.out(&answer(ACK)));
+        bench.rules(allow_80());
+        bench.expect("passed", PASS, |b| b.arrive(&segment(ACK), 7));
+        bench.expect("passed", PASS, |b| b.out(&answer(ACK)));
+    }
+}
+
+#[test]
+fn what_a_workload_still_sends_does_not_reopen_a_revoked_udp_flow() {
+    let mut bench = Bench::new(allow_80());
+    let question = received(&udp(REMOTE, OWN, (40000, 80), b"?"));
+    let answer = sent(&udp(OWN, REMOTE, (80, 40000), b"!"));
+    bench.expect("passed", PASS, |b| b.arrive(&question, 7));
+    bench.expect("passed", PASS, |b| b.out(&answer));
+    bench.rules(vec![]);
+    bench.expect("revoked", DROP, |b| b.arrive(&question, 7));
+    bench.expect("revoked", DROP, |b| b.out(&answer));
+    bench.expect("policy", DROP, |b| b.arrive(&question, 7));
+    bench.rules(allow_80());
+    bench.expect("passed", PASS, |b| b.out(&answer));
+    bench.expect("passed", PASS, |b| b.arrive(&question, 7));
+}
+
+#[test]
+fn a_flow_without_an_answer_is_revoked_too() {
+    let mut bench = Bench::new(allow_80());
+    bench.expect("passed", PASS, |b| b.arrive(&segment(SYN), 7));
+    bench.rules(vec![]);
+    bench.expect("revoked", DROP, |b| b.out(&answer(SYN | ACK)));
+}
+
+#[test]
+fn a_slots_next_workload_inherits_nothing() {
+    let mut bench = Bench::new(allow_80());
+    established(&bench);
+    bench.expect("passed", PASS, |b| b.out(&sent(&udp(OWN, OUTSIDE, (40000, 53), b"?"))));
+    let views = bench.datapath.endpoints();
+    bench.datapath.apply(&[MapOp::RemoveEndpoint(SLOT)]).unwrap();
+    bench.expect("no-endpoint", DROP, |b| b.arrive(&segment(ACK), 7));
+    bench.expect("no-endpoint", DROP, |b| b.out(&answer(ACK)));
+    bench.rules(vec![]);
+    bench.expect("mid-stream", DROP, |b| b.arrive(&segment(ACK), 7));
+    bench.expect("policy", DROP, |b| b.arrive(&received(&udp(OUTSIDE, OWN, (53, 40000), b"!")), 0));
+    let now = &bench.datapath.endpoints()[&SLOT];
+    assert!(now.generation > views[&SLOT].generation);
+    assert_eq!(now.incarnation, views[&SLOT].incarnation + 1);
+}
+
+#[test]
+fn another_address_or_mac_is_another_workload() {
+    let mut bench = Bench::new(vec![]);
+    let first = bench.datapath.endpoints()[&SLOT].incarnation;
+    bench.change(|endpoint| endpoint.audit = true);
+    assert_eq!(bench.datapath.endpoints()[&SLOT].incarnation, first);
+    bench.change(|endpoint| endpoint.mac = Mac([2, 0, 0, 0, 0, 9]));
+    assert_eq!(bench.datapath.endpoints()[&SLOT].incarnation, first + 1);
+    bench.change(|endpoint| endpoint.ip = Ipv4Addr::new(10, 255, 1, 77));
+    assert_eq!(bench.datapath.endpoints()[&SLOT].incarnation, first + 2);
+}
+
+#[test]
+fn icmp_errors_pass_if_they_quote_a_known_flow() {
+    let mut bench = Bench::new(vec![]);
+    let syn = tcp(OWN, OUTSIDE, (40000, 443), SYN, b"");
+    let router = Ipv4Addr::new(203, 0, 113, 99);
+    let error = |quoted: &[u8]| received(&icmp(router, OWN, 3, 4, 0, &quoted[..28]));
+    bench.expect("policy", DROP, |b| b.arrive(&error(&syn), 0));
+    bench.expect("passed", PASS, |b| b.out(&sent(&syn)));
+    bench.expect("passed", PASS, |b| b.arrive(&error(&syn), 0));
+    let other = tcp(OWN, OUTSIDE, (40001, 443), SYN, b"");
+    bench.expect("policy", DROP, |b| b.arrive(&error(&other), 0));
+    let cut = received(&icmp(router, OWN, 3, 4, 0, &syn[..20]));
+    bench.expect("policy", DROP, |b| b.arrive(&cut, 0));
+    // The host itself may always tell.
+    bench.expect("passed", PASS, |b| b.from_host(&error(&other)));
+    // Errors that the workload sends are egress, which its rules may close but for known flows.
+    let deny = Rule {
+        verdict: weft_model::policy::Verdict::Deny,
+        ..rule(Direction::Egress, weft_model::policy::Peer::Any, weft_model::policy::Traffic::Protocol(1))
+    };
+    bench.rules(vec![deny, rule(Direction::Ingress, tag_peer(7), ports(Protocol::Udp, 80, 80))]);
+    let question = udp(REMOTE, OWN, (40000, 80), b"?");
+    let unreachable = sent(&icmp(OWN, REMOTE, 3, 3, 0, &question[..28]));
+    bench.expect("policy", DROP, |b| b.out(&unreachable));
+    bench.expect("passed", PASS, |b| b.arrive(&received(&question), 7));
+    bench.expect("passed", PASS, |b| b.out(&unreachable));
+}

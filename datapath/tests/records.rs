@@ -1,0 +1,103 @@
+//! Denial records, and what is done when there are too many.
+
+mod common;
+
+use common::frame::*;
+use common::*;
+use std::net::Ipv4Addr;
+use weft_abi::{Reason, action, direction};
+use weft_datapath::DenialReader;
+use weft_model::datapath::{DenyAction, Host};
+
+fn syn(source: Ipv4Addr) -> Vec<u8> {
+    received(&tcp(source, OWN, (40000, 80), SYN, b""))
+}
+
+fn count(reader: &mut DenialReader) -> usize {
+    std::iter::from_fn(|| reader.try_next()).count()
+}
+
+#[test]
+fn a_record_says_who_what_and_why() {
+    let mut bench = Bench::new(vec![]);
+    bench.change(|endpoint| endpoint.deny = DenyAction::Reject);
+    let mut reader = bench.datapath.denial_reader().unwrap();
+    assert!(bench.datapath.denial_reader().is_err());
+    bench.arrive(&syn(REMOTE), 0x0b07);
+    let event = reader.try_next().unwrap();
+    let mapped = |ip: Ipv4Addr| ip.to_ipv6_mapped().octets();
+    assert_eq!((event.source, event.destination), (mapped(REMOTE), mapped(OWN)));
+    assert_eq!((event.source_port, event.destination_port), (40000u16.to_be(), 80u16.to_be()));
+    assert_eq!((event.slot, event.ifindex), (5, weft_abi::SLOT_IFINDEX_BASE + 5));
+    assert_eq!(event.incarnation, bench.datapath.endpoints()[&SLOT].incarnation);
+    assert_eq!((event.source_tag, event.mark), (0x0b07, 0x0b07 << SHIFT));
+    assert_eq!((event.reason, event.action), (Reason::Policy as u8, action::REJECT));
+    assert_eq!((event.direction, event.proto), (direction::INGRESS, 6));
+    assert_eq!((event.tcp_flags_or_icmp_type, event.length, event.suppressed), (SYN, 40, 0));
+    assert!(event.at_ns > 0);
+    bench.out(&sent(&udp(NEIGHBOUR, OUTSIDE, (1, 2), b"")));
+    let event = reader.try_next().unwrap();
+    assert_eq!((event.reason, event.action), (Reason::SpoofedIp as u8, action::DROP));
+    assert_eq!((event.direction, event.source_tag), (direction::EGRESS, OWN_TAG));
+    assert!(reader.try_next().is_none());
+}
+
+#[test]
+fn noise_is_counted_and_not_recorded() {
+    let mut bench = Bench::new(vec![]);
+    let mut reader = bench.datapath.denial_reader().unwrap();
+    bench.expect("ether-type", DROP, |b| b.out(&ethernet(own_mac(), gateway_mac(), 0x86dd, &[0; 60])));
+    bench.expect("wrong-destination", DROP, |b| b.from_host(&received(&udp(GATEWAY, NEIGHBOUR, (1, 2), b""))));
+    assert_eq!(count(&mut reader), 0);
+}
+
+#[test]
+fn a_pair_gets_its_share_and_no_more() {
+    let mut bench = Bench::new(vec![]);
+    // One a minute: none is due again while the test runs.
+    bench.datapath.set_host(&Host { denials_per_second: 1, denials_burst: 3, ..host() }).unwrap();
+    let mut reader = bench.datapath.denial_reader().unwrap();
+    for _ in 0..10 {
+        bench.arrive(&syn(REMOTE), 7);
+    }
+    let first = count(&mut reader);
+    assert!((3..=4).contains(&first), "{first} records of 10");
+    assert_eq!(bench.counter("policy"), 10);
+    assert_eq!(bench.counter("record-limited"), 10 - first as u64);
+    // Another pair has its own share.
+    bench.arrive(&syn(NEIGHBOUR), 7);
+    assert_eq!(count(&mut reader), 1);
+    // Once a token is due, the record says how many were left out.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let event = loop {
+        bench.arrive(&syn(REMOTE), 7);
+        if let Some(event) = reader.try_next() {
+            break event;
+        }
+        assert!(std::time::Instant::now() < deadline, "no token after 5 s");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert!(u64::from(event.suppressed) == bench.counter("record-limited") && event.suppressed >= 6, "{event:?}");
+}
+
+#[test]
+fn a_full_ring_buffer_is_counted() {
+    let mut bench = Bench::new(vec![]);
+    bench.datapath.set_host(&Host { denials_burst: u32::MAX, ..host() }).unwrap();
+    let mut reader = bench.datapath.denial_reader().unwrap();
+    let total = 20_000;
+    let frame = syn(REMOTE);
+    let probe = weft_datapath::Probe {
+        frame: &frame,
+        mark: 7 << SHIFT,
+        ifindex: weft_abi::SLOT_IFINDEX_BASE + u32::from(SLOT.0),
+        ingress_ifindex: 1,
+        gso_size: 0,
+        repeat: total,
+    };
+    bench.datapath.probe(weft_datapath::Program::ToWorkload, &probe).unwrap();
+    assert_eq!(bench.counter("policy"), u64::from(total));
+    let lost = bench.counter("record-lost");
+    assert!(lost > 0);
+    assert_eq!(count(&mut reader) as u64 + lost, u64::from(total));
+}
