@@ -271,7 +271,7 @@ fn a_plan_that_fails_inside_is_undone() {
     let agent = TestAgent::new(|request| match request.call.as_str() {
         "POST /v1/reserve" => {
             let mut wrong = reservation(false);
-            wrong["wiring"]["gateway"] = json!("224.0.0.1");
+            wrong["wiring"]["address"] = json!("224.0.0.7");
             ok(wrong)
         }
         _ => ok(json!({"released": true})),
