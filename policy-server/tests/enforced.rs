@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Etcd, Server, policy};
+use common::{Etcd, Server, eventually, policy};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use weft_api::flannel::{LeaseValue, parse_subnet_key};
@@ -76,11 +76,12 @@ async fn every_host_that_holds_a_lease_counts() {
         "a host that has never said anything is not there yet"
     );
 
+    let before = etcd.value("/weft/v1/wanted").unwrap();
     let waited = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| (wait(&server, revision, "30s"), Instant::now()));
         let said = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                eventually("a new want", || etcd.value("/weft/v1/wanted").filter(|wanted| *wanted != before));
                 two.enforces(revision + 1).await;
             });
             Instant::now()

@@ -103,7 +103,7 @@ fn a_waiting_request_does_not_hold_up_the_end() {
     let request = server.request("GET", never);
     assert!(etcd.ctl(&["put", "/weft/v1/enforced/node-1", r#"{"revision":1,"at":"2026-01-01T00:00:00Z"}"#]));
     let waiting = std::thread::spawn(move || std::panic::catch_unwind(|| request.send()).is_ok());
-    eventually("the want", || etcd.ctl(&["get", "/weft/v1/wanted"]).then_some(()));
+    eventually("the want", || etcd.value("/weft/v1/wanted"));
     let started = Instant::now();
     server.signal("TERM");
     assert_eq!(server.ended().code(), Some(0));

@@ -2,7 +2,7 @@
 
 use super::{eventually, signal};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
 pub struct Etcd {
@@ -62,14 +62,20 @@ impl Etcd {
 
     /// Whether etcdctl succeeds.
     pub fn ctl(&self, arguments: &[&str]) -> bool {
-        let etcdctl = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.url(), "--command-timeout", "1s"])
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        etcdctl.expect("etcdctl (Debian: etcd-client) must be installed").success()
+        self.etcdctl(arguments).status.success()
+    }
+
+    /// The value of a key.
+    pub fn value(&self, key: &str) -> Option<String> {
+        let output = self.etcdctl(&["get", "--print-value-only", key]);
+        assert!(output.status.success(), "{output:?}");
+        Some(String::from_utf8(output.stdout).unwrap()).filter(|value| !value.is_empty())
+    }
+
+    fn etcdctl(&self, arguments: &[&str]) -> Output {
+        let mut etcdctl = Command::new("etcdctl");
+        etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.url(), "--command-timeout", "1s"]);
+        etcdctl.args(arguments).output().expect("etcdctl (Debian: etcd-client) must be installed")
     }
 }
 

@@ -1,7 +1,7 @@
 //! A real etcd and a real server, each a process of its own on the loopback, ended by process id.
 
 #![allow(dead_code, reason = "every test file uses its part of it")]
-#![expect(unreachable_pub, missing_docs, reason = "a test's helpers")]
+#![expect(unreachable_pub, reason = "a test's helpers")]
 
 mod etcd;
 mod http;
@@ -72,7 +72,7 @@ impl Server {
         let written = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                let line = serde_json::from_str(&line).unwrap_or_else(|_| Value::String(line));
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 written.lock().unwrap().push(line);
             }
         });
