@@ -64,6 +64,8 @@ impl Executor {
         for index in 0..ops.len() {
             run.step(index);
             if !run.errors.is_empty() {
+                // What is pending now comes after the op that failed.
+                run.pending.clear();
                 break;
             }
         }
@@ -151,6 +153,7 @@ impl<'a> Run<'a> {
 
     fn create_veth(&mut self, index: usize, veth: &Veth) {
         let Some(workload) = self.workload else {
+            self.flush();
             return self.fail(index, "no namespace for the workload's end was given".to_owned(), None);
         };
         self.create(index, request::create_veth(veth, workload.raw_fd()));

@@ -81,11 +81,11 @@ fn run(arguments: &[&str], input: &str) -> Result<String, String> {
             _ => format!("cannot run `nft`: {error}"),
         });
     let mut child = child?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(|error| format!("cannot write to `nft`: {error}"))?;
-    }
+    // A program that ends early says why on its way out: that is the better error.
+    let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().map_err(|error| format!("cannot wait for `nft`: {error}"))?;
     if output.status.success() {
+        written.map_err(|error| format!("cannot write to `nft`: {error}"))?;
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     // `nft` repeats the offending line with a marker below; the first line says what is wrong.

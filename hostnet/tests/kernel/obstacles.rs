@@ -158,3 +158,39 @@ fn a_table_nft_cannot_read_is_refused_and_the_old_one_stays() {
     assert!(error.text.contains("syntax error"), "{error}");
     assert_eq!(host.space.sh("nft list ruleset"), before);
 }
+
+#[test]
+fn nothing_after_the_op_that_failed_is_begun() {
+    let space = Space::new();
+    let mut executor = space.executor();
+    let (link, absent) = (ifname("b0"), ifname("none"));
+    let bridge = Op::CreateBridge { name: link.clone(), mac: mac("02:00:00:00:00:01"), mtu: 1450 };
+    let address = Op::AddAddress(link.clone(), "10.9.0.1/32".parse().unwrap());
+    // The look-up of b0 sends what is pending, and that fails.
+    let ops = [bridge, Op::SetUp(absent), address, Op::SetUp(link)];
+    let error = executor.execute(&ops, None).unwrap_err();
+    assert_eq!(error.index, 1);
+    assert_eq!(space.sh("ip -4 -o addr show dev b0"), "");
+    let errors = executor.execute_all(&ops, None).unwrap_err();
+    assert_eq!(errors.iter().map(|error| error.index).collect::<Vec<_>>(), [0, 1], "b0 is there by now");
+    assert!(space.sh("ip -4 -o addr show dev b0").contains("10.9.0.1/32"));
+}
+
+#[test]
+fn a_missing_nft_program_is_named() {
+    const NAMESPACE: &str = "WEFT_TEST_NAMESPACE";
+    if let Ok(path) = std::env::var(NAMESPACE) {
+        let mut executor = weft_hostnet::Executor::in_namespace(&weft_hostnet::Netns::open(path).unwrap()).unwrap();
+        let error = executor.execute(&[Op::PutNft(NftTable::default())], None).unwrap_err();
+        panic!("{error}");
+    }
+    // The same test in a process of its own, because PATH belongs to the whole process.
+    let space = Space::new();
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "obstacles::a_missing_nft_program_is_named"])
+        .envs([("PATH", "/nowhere"), (NAMESPACE, &space.path())])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("nft replace table:: the program `nft` is not installed (package nftables)"), "{text}");
+}
