@@ -59,6 +59,8 @@ pub struct LeaseKeeper<S> {
     kept_alive: Instant,
     reported: Option<(i64, Instant)>,
     cached: Option<CachedLease>,
+    /// The last complaint about the store, said once.
+    said: Option<String>,
 }
 
 impl<S: HostStore> LeaseKeeper<S> {
@@ -87,6 +89,7 @@ impl<S: HostStore> LeaseKeeper<S> {
             reported: None,
             cached,
             cache,
+            said: None,
         }
     }
 
@@ -106,6 +109,7 @@ impl<S: HostStore> LeaseKeeper<S> {
         let overlay = self.overlay().await?;
         let mut follower = self.store.follow_hosts().await?;
         self.worker.send(Command::Store { connected: true, error: None });
+        self.said = None;
         tracing::info!(state = %self.state, "following hosts in the store");
         loop {
             self.step(&overlay, follower.view()).await?;
@@ -296,7 +300,10 @@ impl<S: HostStore> LeaseKeeper<S> {
     /// The store does not answer: go on with what there is.
     async fn away(&mut self, error: &StoreError) {
         let text = chain(error);
-        tracing::warn!(error = %text, state = %self.state, "the store is away: going on with what is known, trying again");
+        if self.said.as_ref() != Some(&text) {
+            tracing::warn!(error = %text, state = %self.state, "the store is away: going on with what is known, trying again");
+            self.said = Some(text.clone());
+        }
         self.worker.send(Command::Store { connected: false, error: Some(text) });
         let Some(network) = self.cached.as_ref().and_then(|cached| {
             NetworkConfig::new(cached.network, Some(cached.subnet_len), None, None).ok()

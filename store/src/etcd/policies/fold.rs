@@ -87,6 +87,11 @@ impl PolicyFold {
         Ok(true)
     }
 
+    /// Takes over the epoch that began after the view was listed.
+    pub(super) fn learn_epoch(&mut self, epoch: String) {
+        self.view.epoch = epoch;
+    }
+
     fn apply(&mut self, change: &Change) {
         let applied = match self.keys.policy_place(&change.key) {
             PolicyPlace::Group => self.group(change),

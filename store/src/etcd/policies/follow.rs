@@ -118,7 +118,7 @@ impl EtcdPolicyFollower {
     }
 
     /// One question: the head as of our revision, and the epoch.
-    async fn same_store(&self) -> Result<(), WatchEnd> {
+    async fn same_store(&mut self) -> Result<(), WatchEnd> {
         let view = self.fold.view();
         if view.revision == 0 {
             return Ok(());
@@ -148,7 +148,10 @@ impl EtcdPolicyFollower {
             Some(head) => return rewound(format!("revision {} is change {}", view.revision, head.document.change)),
             None => return rewound(format!("at revision {} it had no policies yet", view.revision)),
         }
-        if view.epoch != epoch {
+        if view.epoch.is_empty() {
+            // Listed before the first write began an epoch; the change's id says it is the same store.
+            self.fold.learn_epoch(epoch);
+        } else if view.epoch != epoch {
             return rewound(format!("its epoch is {epoch:?}, it was {:?} before", view.epoch));
         }
         Ok(())
