@@ -190,7 +190,7 @@ fn allow_list_deny() {
 
 #[test]
 fn waiting_for_hosts() {
-    let world = World::start();
+    let world = &World::start();
     let alone = world.done(&[&change("allow", "app", "web", "1")[..], &["--wait"]].concat());
     assert!(alone.ends_with(": there are no hosts to enforce it\n"), "{alone}");
     let (one, two) = (world.host(1), world.host(2));
@@ -206,21 +206,24 @@ fn waiting_for_hosts() {
     let said = failure(&wait(&["--timeout", "0s"]));
     assert!(said.contains(&format!("cell-2 is at {}", stored - 1)), "{said}");
 
+    let newer = revision(&world.done(&change("allow", "app", "web", "3")));
+    one(newer);
     let before = world.wanted();
     let waiting = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| wait(&["--timeout", "30s"]));
+        let number = newer.to_string();
+        let waiting = scope.spawn(move || world.weft(&["policies", "wait", "--revision", &number, "--timeout", "30s"]));
         world.until(|| world.wanted() != before);
-        two(stored);
+        two(newer);
         waiting.join().unwrap()
     });
     let said = String::from_utf8(waiting.stdout).unwrap();
-    assert_eq!(said, format!("revision {stored} is enforced by all 2 hosts\n"));
+    assert_eq!(said, format!("revision {newer} is enforced by all 2 hosts\n"));
 
     let late = [&change("deny", "app", "web", "2")[..], &["--wait", "--timeout", "0s", "--json"]].concat();
     let output = world.weft(&late);
     assert!(failure(&output).contains("cell-1 is at"), "{output:?}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&json["wait"]["enforced"], json["revision"].as_i64().unwrap() > stored), (&false.into(), true));
+    assert_eq!((&json["wait"]["enforced"], json["revision"].as_i64().unwrap() > newer), (&false.into(), true));
 }
 
 #[test]

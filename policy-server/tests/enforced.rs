@@ -76,6 +76,8 @@ async fn every_host_that_holds_a_lease_counts() {
         "a host that has never said anything is not there yet"
     );
 
+    let revision = server.post(V1, &policy("app", "web", 2)).revision();
+    one.enforces(revision).await;
     let before = etcd.value("/weft/v1/wanted").unwrap();
     let waited = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| (wait(&server, revision, "30s"), Instant::now()));
