@@ -12,6 +12,7 @@ use weft_ipam::{Entry, State};
 use weft_model::group::Identity;
 use weft_model::id::{Attachment, Slot, Token};
 use weft_model::op::Op;
+use weft_model::overlay::LinkKind;
 use weft_model::workload::{Alias, SLOT_IFINDEX_BASE};
 
 impl Core {
@@ -58,7 +59,10 @@ impl Core {
     /// bridge as they are, they carry nothing, and nobody will come for them.
     fn collect_strays(&mut self, links: &[LinkInfo]) {
         for link in links {
-            let Some(alias) = alias(link) else { continue };
+            let Some(alias) = alias(link) else {
+                self.collect_unnamed(link);
+                continue;
+            };
             let entry = self.pool.as_ref().and_then(|pool| pool.get(&alias.attachment)).cloned();
             let stray = match &entry {
                 Some(entry) if entry.token == alias.token => match entry.state {
@@ -75,6 +79,22 @@ impl Core {
                 }
                 self.forget(&alias.attachment, Some(&alias.token));
             }
+        }
+    }
+
+    /// The plugin was killed between making the veth and giving it its alias (the kernel takes no alias
+    /// with the creation, seen on 6.18): ours by name and index, and down. While its slot is reserved,
+    /// the plugin may be at it.
+    fn collect_unnamed(&mut self, link: &LinkInfo) {
+        let Some(slot) = slot_of(link) else { return };
+        let ours = link.alias.is_none() && link.kind == LinkKind::Veth && link.name.as_str().starts_with("weft") && !link.up;
+        let reserved = self.pool.as_ref().is_none_or(|pool| pool.owner(slot).is_some());
+        if !ours || reserved {
+            return;
+        }
+        tracing::warn!(link = %link.name, "a link whose plugin was killed before it had a name: removing it");
+        if let Err(error) = self.kernel.execute(&[Op::DeleteLink(link.name.clone())], None) {
+            tracing::error!(%error, "cannot remove it: trying again with the next pass");
         }
     }
 
