@@ -39,6 +39,17 @@ fn work_runs_inside_and_the_caller_stays_outside() {
     let inside = space.netns().run(|| run("ip", &["-o", "link"])).unwrap();
     assert_eq!(inside.lines().count(), 1, "only lo: {inside}");
     assert!(before.is_same_as(&Netns::current().unwrap()));
+    // Within each other, and out of a panic.
+    let other = Space::new();
+    let nested = space.netns().run(|| {
+        let innermost = other.netns().run(|| Netns::current().unwrap()).unwrap();
+        (innermost, Netns::current().unwrap())
+    });
+    let (innermost, inside) = nested.unwrap();
+    assert!(innermost.is_same_as(&other.netns()) && inside.is_same_as(&space.netns()));
+    let panic = std::panic::catch_unwind(|| space.netns().run(|| panic!("on purpose")));
+    assert!(panic.is_err());
+    assert!(before.is_same_as(&Netns::current().unwrap()));
 }
 
 #[test]
