@@ -52,15 +52,19 @@ async fn neighbours_that_come_and_go_do_not_wake() {
 #[tokio::test]
 async fn lost_notifications_are_a_change() {
     let mut host = Host::new();
+    host.reconcile();
     let mut notifier = Notifier::new(host.executor.namespace()).unwrap();
     settle(&mut notifier).await;
-    // More than the queue holds, while nobody reads.
-    for _round in 0..4 {
-        host.peers = (1..=250).map(crate::support::peer_far).collect();
-        host.reconcile();
-        host.peers.clear();
-        host.reconcile();
-    }
+    // More than the queue holds, while nobody reads, and none of it would wake us.
+    let states = ["reachable", "stale"].map(|state| {
+        (1..=250)
+            .map(|n| format!("neigh replace 192.0.2.{n} lladdr 02:00:00:00:00:09 dev under nud {state}\n"))
+            .collect::<String>()
+    });
+    let batch = std::env::temp_dir().join(format!("weft-neighbours-{}", std::process::id()));
+    std::fs::write(&batch, states.concat().repeat(8)).unwrap();
+    host.space.sh(&format!("ip -batch {}", batch.display()));
+    std::fs::remove_file(&batch).unwrap();
     tokio::time::timeout(DEADLINE, notifier.changed()).await.expect("woken").unwrap();
     settle(&mut notifier).await;
     host.space.sh("ip link set weft0 mtu 1300");

@@ -115,6 +115,9 @@ fn neighbours() {
     let (space, mut executor) = with_bridge();
     let link = ifname("weft0");
     space.sh("ip neigh add 10.255.1.9 lladdr 02:00:00:00:00:09 dev weft0 nud stale");
+    space.sh("ip link add other type bridge");
+    space.sh("ip link set other up");
+    space.sh("ip neigh add 10.255.1.9 lladdr 02:00:00:00:00:09 dev other nud permanent");
     for hardware in ["02:00:00:00:00:0a", "02:00:00:00:00:0b"] {
         executor.execute(&[Op::ReplaceNeighbour(link.clone(), ip("10.255.1.2"), mac(hardware))], None).unwrap();
         let seen = space.json("ip -j neigh show 10.255.1.2");
