@@ -32,15 +32,17 @@ impl Core {
         for op in &ops {
             tracing::info!(%op, "changing the host's network");
         }
-        match self.kernel.execute(&ops, None) {
-            Ok(()) => {
-                self.network.changes += u64::try_from(ops.len()).unwrap_or(0);
-                self.network.in_sync = true;
-                self.network.error = None;
-                // Not assumed: the next pass proves the plan empty.
-                self.due.within(super::DEBOUNCE);
-            }
-            Err(error) => self.network_failed(&error.to_string()),
+        // One obstacle must not keep the rest from being healed.
+        let failed = self.kernel.execute_all(&ops, None).err().unwrap_or_default();
+        self.network.changes += u64::try_from(ops.len() - failed.len()).unwrap_or(0);
+        if failed.is_empty() {
+            self.network.in_sync = true;
+            self.network.error = None;
+            // Not assumed: the next pass proves the plan empty.
+            self.due.within(super::DEBOUNCE);
+        } else {
+            let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();
+            self.network_failed(&failed.join("; "));
         }
     }
 

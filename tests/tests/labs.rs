@@ -1,0 +1,48 @@
+//! Labs stand side by side, and nothing of one is left after an error, a Ctrl-C or `weft-lab down`.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use weft_lab::shell::{binary, output, sh};
+use weft_lab::workload::WorkloadOptions;
+use weft_lab::{Lab, LabOptions, teardown, wait};
+use weft_tests::{PATIENCE, lab};
+
+#[test]
+fn ctrl_c_in_the_middle_removes_everything() {
+    let mut child = Command::new(binary("weft-lab").unwrap()).arg("demo").stdout(Stdio::null()).spawn().unwrap();
+    let name = format!("demo{}-0", child.id());
+    wait::until_true("hosts to appear", PATIENCE, || {
+        Ok(teardown::leftovers(&name).iter().any(|left| left.ends_with("-c1")))
+    })
+    .unwrap();
+    sh(&format!("kill -INT {}", child.id())).unwrap();
+    let (status, _) = wait::until("the demo to end", PATIENCE, || child.try_wait().ok().flatten().ok_or("it runs")).unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(teardown::leftovers(&name), Vec::<String>::new());
+}
+
+#[test]
+fn up_and_down_beside_another_lab() {
+    let mut other = lab("beside");
+    let name = LabOptions::unique_name("updown");
+    let weft_lab = binary("weft-lab").unwrap();
+    output(Command::new(&weft_lab).args(["up", &name])).unwrap();
+    assert!(output(Command::new(&weft_lab).arg("list")).unwrap().contains(&name));
+    // Same name again: refused, and the living one is left alone.
+    let again = output(Command::new(&weft_lab).args(["up", &name])).unwrap_err().to_string();
+    assert!(again.contains("exists") && again.contains("weft-lab down"), "{again}");
+    assert!(!teardown::leftovers(&name).is_empty());
+    output(Command::new(&weft_lab).args(["down", &name])).unwrap();
+    assert_eq!(teardown::leftovers(&name), Vec::<String>::new());
+    other.add("n1", &WorkloadOptions::pod("w", "open")).expect("the other lab works");
+}
+
+#[test]
+fn an_error_on_the_way_up_leaves_nothing() {
+    let name = LabOptions::unique_name("error");
+    let mut options = LabOptions::three(&name);
+    options.hosts[2].flags = vec!["--isolation".to_owned(), "sometimes".to_owned()];
+    let error = format!("{:#}", Lab::up(options).expect_err("a bad flag was accepted"));
+    assert!(error.contains("isolation: invalid value \"sometimes\": one of always, selected, never"), "{error}");
+    wait::until_true("the lab to be gone", Duration::from_secs(2), || Ok(teardown::leftovers(&name).is_empty())).unwrap();
+}
