@@ -11,7 +11,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::{Instrument, error, info, warn};
 use weft_api::enforced::REVISION_HEADER;
 use weft_api::policies::{PolicyBody, PolicyList};
 use weft_model::id::{GroupId, Tag};
@@ -86,15 +86,30 @@ pub(crate) async fn last_updated<S: PolicyStore>(State(app): State<App<S>>, _cal
 /// `POST …/external/policies`
 pub(crate) async fn create<S: PolicyStore>(State(app): State<App<S>>, caller: Caller, body: Body) -> Answer {
     let policies = policies_of(caller.version, body, "failed reading request body").await?;
-    let outcome = app.store.create(&policies).await;
-    changed(&app, &caller, "created-policies", "database create failed", &policies, outcome)
+    to_the_end(async move {
+        let outcome = app.store.create(&policies).await;
+        changed(&app, &caller, "created-policies", "database create failed", &policies, outcome)
+    })
+    .await
 }
 
 /// `POST …/external/policies/delete`
 pub(crate) async fn delete<S: PolicyStore>(State(app): State<App<S>>, caller: Caller, body: Body) -> Answer {
     let policies = policies_of(caller.version, body, "invalid request body").await?;
-    let outcome = app.store.delete(&policies).await;
-    changed(&app, &caller, "deleted-policies", "database delete failed", &policies, outcome)
+    to_the_end(async move {
+        let outcome = app.store.delete(&policies).await;
+        changed(&app, &caller, "deleted-policies", "database delete failed", &policies, outcome)
+    })
+    .await
+}
+
+/// A change goes on, up to its audit line, when the client is gone: a dropped handler would leave it
+/// made or not, and nobody would know.
+async fn to_the_end(change: impl Future<Output = Answer> + Send + 'static) -> Answer {
+    tokio::spawn(change.in_current_span()).await.unwrap_or_else(|error| {
+        error!(%error, "a change broke off");
+        Err(Refusal::internal("change broke off"))
+    })
 }
 
 async fn policies_of(version: Version, body: Body, unreadable: &'static str) -> Result<Vec<Policy>, Refusal> {

@@ -73,6 +73,26 @@ fn a_store_that_hangs_is_given_up_on() {
 }
 
 #[test]
+fn a_change_whose_client_is_gone_still_has_its_audit_line() {
+    let etcd = Etcd::start();
+    let server = Server::start(&etcd);
+    assert_eq!(server.post(V1, &policy("app", "web", 1)).status, 200);
+    etcd.freeze();
+    let connection = server.request("POST", V1).body(policy("app", "web", 2)).begin();
+    // A later connection that is served means that this one was accepted.
+    assert_eq!(server.get("/").status, 200);
+    drop(connection);
+    assert_eq!(server.get("/").status, 200);
+    etcd.thaw();
+    let made = eventually("the audit line", || {
+        let mut lines = server.logged("target", "audit").into_iter();
+        lines.find(|line| line["policies"].as_str().is_some_and(|policies| policies.contains("\"start\":2")))
+    });
+    let there = server.get(V1).policies().contains(&"app>web:2".to_owned());
+    assert_eq!(made["message"] == "policies changed", there, "{made}");
+}
+
+#[test]
 fn it_starts_before_its_store() {
     let mut etcd = Etcd::start();
     etcd.kill();

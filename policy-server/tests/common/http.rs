@@ -37,6 +37,14 @@ impl Request {
     }
 
     pub fn send(self) -> Answer {
+        let mut stream = self.begin();
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        Answer::parse(&answer).unwrap_or_else(|| panic!("{}: no answer: {read:?}", self.line))
+    }
+
+    /// Sends it; what comes back can be read from the connection, or not.
+    pub fn begin(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut text = format!("{}\r\nHost: test\r\nConnection: close\r\n", self.line);
@@ -46,9 +54,7 @@ impl Request {
         stream.write_all(format!("{text}\r\n").as_bytes()).unwrap();
         // A server that has seen enough may answer and close before it has read everything.
         let _sent = stream.write_all(&self.body);
-        let mut answer = Vec::new();
-        let read = stream.read_to_end(&mut answer);
-        Answer::parse(&answer).unwrap_or_else(|| panic!("{}: no answer: {read:?}", self.line))
+        stream
     }
 }
 
