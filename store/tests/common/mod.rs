@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use weft_store::{EtcdOptions, EtcdStore};
 
 /// How long a test waits for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An etcd of one member.
-pub struct Etcd {
+pub(crate) struct Etcd {
     folder: TempDir,
     life: u32,
     client: u16,
@@ -22,20 +22,20 @@ pub struct Etcd {
 
 impl Etcd {
     /// Starts one and waits until it answers.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut etcd = Self::down();
         etcd.up().await;
         etcd
     }
 
     /// One that is not running yet.
-    pub fn down() -> Self {
+    pub(crate) fn down() -> Self {
         let ports = [free_port(), free_port()];
         Self { folder: TempDir::new().unwrap(), life: 0, client: ports[0], peer: ports[1], child: None }
     }
 
     /// Starts it, on the folder it had.
-    pub async fn up(&mut self) {
+    pub(crate) async fn up(&mut self) {
         let client = self.endpoint();
         let peer = format!("http://127.0.0.1:{}", self.peer);
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
@@ -68,7 +68,7 @@ impl Etcd {
     }
 
     /// Kills it.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -76,14 +76,14 @@ impl Etcd {
     }
 
     /// Kills it and comes up on the same port with an empty folder.
-    pub async fn wipe(&mut self) {
+    pub(crate) async fn wipe(&mut self) {
         self.kill();
         self.life += 1;
         self.up().await;
     }
 
     /// Copies its data; it must be down.
-    pub fn backup(&self) -> TempDir {
+    pub(crate) fn backup(&self) -> TempDir {
         assert!(self.child.is_none(), "back up a running etcd?");
         let copy = TempDir::new().unwrap();
         copy_folder(&self.data(), copy.path());
@@ -91,7 +91,7 @@ impl Etcd {
     }
 
     /// Comes up with a backup's data.
-    pub async fn restore(&mut self, backup: &TempDir) {
+    pub(crate) async fn restore(&mut self, backup: &TempDir) {
         self.kill();
         self.life += 1;
         std::fs::create_dir_all(self.data()).unwrap();
@@ -104,22 +104,22 @@ impl Etcd {
     }
 
     /// Its URL.
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.client)
     }
 
     /// Options for a store on it.
-    pub fn options(&self, by: &str) -> EtcdOptions {
-        EtcdOptions { timeout: Duration::from_secs(10), ..EtcdOptions::new([self.endpoint()], by) }
+    pub(crate) fn options(&self, by: &str) -> EtcdOptions {
+        EtcdOptions { timeout: Duration::from_secs(4), ..EtcdOptions::new([self.endpoint()], by) }
     }
 
     /// A store on it, with a connection of its own.
-    pub fn store(&self, by: &str) -> EtcdStore {
+    pub(crate) fn store(&self, by: &str) -> EtcdStore {
         EtcdStore::connect(self.options(by)).unwrap()
     }
 
     /// A client for what the store has no words for.
-    pub async fn raw(&self) -> etcd_client::Client {
+    pub(crate) async fn raw(&self) -> etcd_client::Client {
         etcd_client::Client::connect([self.endpoint()], None).await.unwrap()
     }
 }

@@ -18,6 +18,8 @@ pub struct EtcdHostsFollower {
     store: EtcdStore,
     fold: HostsFold,
     epoch: Option<String>,
+    /// No configuration, head or epoch stood there when hosts were listed last.
+    blank: bool,
     /// Where each section's watch goes on. The last revision seen is asked for again: a fragment may
     /// have been its first half, and folding twice is harmless.
     starts: [i64; 3],
@@ -31,7 +33,15 @@ impl EtcdHostsFollower {
         let listed = store.list_hosts(OP).await?;
         let revision = listed.fold.view().revision;
         store.check_forward(before, revision)?;
-        Ok(Self { store, fold: listed.fold, epoch: listed.epoch, starts: [revision + 1; 3], watch: None, stale: false })
+        Ok(Self {
+            store,
+            fold: listed.fold,
+            epoch: listed.epoch,
+            blank: listed.blank,
+            starts: [revision + 1; 3],
+            watch: None,
+            stale: false,
+        })
     }
 
     async fn step(&mut self) -> Result<bool, StoreError> {
@@ -129,6 +139,7 @@ impl EtcdHostsFollower {
         let changed = listed.fold.view() != self.fold.view() || listed.fold.wanted() != self.fold.wanted();
         self.starts = [listed.fold.view().revision + 1; 3];
         self.fold = listed.fold;
+        self.blank = listed.blank;
         self.epoch = listed.epoch.or(self.epoch.take());
         self.stale = false;
         Ok(changed)
@@ -140,7 +151,8 @@ impl EtcdHostsFollower {
         if now < before {
             return rewound(format!("its revision is {now}, it was {before} before"));
         }
-        if listed.blank && self.fold.has_hosts() {
+        let vanished = self.fold.has_hosts() && !listed.fold.has_hosts();
+        if listed.blank && (vanished || !self.blank) {
             return rewound("it is empty".to_owned());
         }
         match (&self.epoch, &listed.epoch) {

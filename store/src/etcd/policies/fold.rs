@@ -61,6 +61,10 @@ impl PolicyFold {
         self.view
     }
 
+    pub(super) fn set_epoch(&mut self, epoch: String) {
+        self.view.epoch = epoch;
+    }
+
     /// Forgets what has no head yet: a new watch tells it again.
     pub(super) fn discard(&mut self) {
         self.pending.clear();

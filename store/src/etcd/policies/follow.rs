@@ -64,6 +64,8 @@ pub struct EtcdPolicyFollower {
     position: i64,
     watch: Option<Watch>,
     stale: bool,
+    /// The view shows something that was not told yet.
+    fresh: bool,
 }
 
 impl EtcdPolicyFollower {
@@ -73,16 +75,16 @@ impl EtcdPolicyFollower {
         if let Some(view) = from.filter(|view| view.revision > 0) {
             let position = view.revision;
             let fold = PolicyFold::new(store.keys().clone(), view);
-            return Ok(Self { store, fold, position, watch: None, stale: false });
+            return Ok(Self { store, fold, position, watch: None, stale: false, fresh: false });
         }
         let before = store.seen();
         let listed = store.list_policies(OP).await?;
         store.check_forward(before, listed.revision)?;
         store.check_epoch(&listed.epoch)?;
-        Ok(Self { store, fold: listed.fold, position: listed.revision, watch: None, stale: false })
+        Ok(Self { store, fold: listed.fold, position: listed.revision, watch: None, stale: false, fresh: false })
     }
 
-    async fn step(&mut self) -> Result<bool, StoreError> {
+    async fn step(&mut self) -> Result<(), StoreError> {
         if self.stale {
             return self.relist().await;
         }
@@ -92,7 +94,7 @@ impl EtcdPolicyFollower {
                 Err(ended) => ended,
             },
             None => match self.open().await {
-                Ok(()) => return Ok(false),
+                Ok(()) => return Ok(()),
                 Err(ended) => ended,
             },
         };
@@ -107,7 +109,7 @@ impl EtcdPolicyFollower {
             }
             WatchEnd::Broken(error) => return Err(error),
         }
-        Ok(false)
+        Ok(())
     }
 
     async fn open(&mut self) -> Result<(), WatchEnd> {
@@ -158,8 +160,7 @@ impl EtcdPolicyFollower {
     }
 
     /// Folds a batch, and all that is there already.
-    fn take(&mut self, batch: Batch) -> Result<bool, StoreError> {
-        let mut complete = false;
+    fn take(&mut self, batch: Batch) -> Result<(), StoreError> {
         let mut next = Some(batch);
         while let Some(batch) = next {
             for change in batch.changes {
@@ -167,7 +168,7 @@ impl EtcdPolicyFollower {
                     Ok(false) => {}
                     Ok(true) => {
                         self.position = self.fold.view().revision;
-                        complete = true;
+                        self.fresh = true;
                     }
                     Err(error) => {
                         self.watch = None;
@@ -178,17 +179,26 @@ impl EtcdPolicyFollower {
             }
             next = self.watch.as_mut().and_then(Watch::ready);
         }
-        Ok(complete)
+        Ok(())
     }
 
-    async fn relist(&mut self) -> Result<bool, StoreError> {
+    /// The epoch, which begins just before the first change and is not part of the watch.
+    async fn learn_epoch(&mut self) -> Result<(), StoreError> {
+        if self.fold.view().epoch.is_empty() {
+            let snapshot = self.store.read_keys(OP, Vec::new()).await?;
+            self.fold.set_epoch(snapshot.epoch.map_or_else(String::new, |epoch| epoch.document.epoch));
+        }
+        Ok(())
+    }
+
+    async fn relist(&mut self) -> Result<(), StoreError> {
         let listed = self.store.list_policies(OP).await?;
         self.check(&listed)?;
-        let changed = listed.fold.view() != self.fold.view();
+        self.fresh |= listed.fold.view() != self.fold.view();
         self.fold = listed.fold;
         self.position = listed.revision;
         self.stale = false;
-        Ok(changed)
+        Ok(())
     }
 
     fn check(&self, listed: &PoliciesListing) -> Result<(), StoreError> {
@@ -219,7 +229,11 @@ impl PolicyFollower for EtcdPolicyFollower {
     }
 
     async fn changed(&mut self) -> Result<(), StoreError> {
-        while !self.step().await? {}
+        while !self.fresh {
+            self.step().await?;
+        }
+        self.learn_epoch().await?;
+        self.fresh = false;
         Ok(())
     }
 }
