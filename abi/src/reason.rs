@@ -122,9 +122,19 @@ impl Reason {
     /// Whether a packet refused for this reason leaves a record in `denials`; the others (noise of
     /// ordinary networks) are only counted.
     #[must_use]
+    pub const fn is_recorded(self) -> bool {
+        Self::is_code_recorded(self as u8)
+    }
+
+    /// As [`Reason::is_recorded`], for a code.
+    #[must_use]
     #[inline(always)]
-    pub const fn recorded(self) -> bool {
-        !matches!(self, Self::NoEndpoint | Self::EtherType | Self::WrongDestination | Self::Multicast)
+    pub const fn is_code_recorded(code: u8) -> bool {
+        const NOISE: u32 = 1 << Reason::NoEndpoint as u32
+            | 1 << Reason::EtherType as u32
+            | 1 << Reason::WrongDestination as u32
+            | 1 << Reason::Multicast as u32;
+        NOISE >> (code & 31) & 1 == 0
     }
 
     /// The reason of a code, if there is one.

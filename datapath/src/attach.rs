@@ -54,10 +54,19 @@ impl Datapath {
     /// # Errors
     /// No such interface, an index that belongs to no slot, or the kernel refuses.
     pub fn attach_workload(&mut self, interface: &IfName) -> Result<Attached, DatapathError> {
-        let ifindex = slot_ifindex(interface)?;
         if self.workload_attached(interface)? {
             return Ok(Attached::Unchanged);
         }
+        self.reattach_workload(interface)
+    }
+
+    /// As [`Datapath::attach_workload`], without looking: puts our programs in the place of whatever
+    /// version is there, without a gap.
+    ///
+    /// # Errors
+    /// As [`Datapath::attach_workload`].
+    pub fn reattach_workload(&mut self, interface: &IfName) -> Result<Attached, DatapathError> {
+        let ifindex = slot_ifindex(interface)?;
         tc::add_clsact(ifindex).map_err(failed(interface, "cannot add clsact"))?;
         for program in WORKLOAD {
             self.replace(program, interface, ifindex)?;

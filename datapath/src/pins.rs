@@ -3,6 +3,7 @@
 use crate::error::DatapathError;
 use crate::object::{MAPS, MapLayout, Program};
 use aya::maps::{MapError, MapInfo};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -20,6 +21,11 @@ impl Pins {
         let pins = Self { maps: root.join("maps"), links: root.join("links") };
         for folder in [&pins.maps, &pins.links] {
             fs::create_dir_all(folder).map_err(error("cannot make folder", folder))?;
+        }
+        let kind = statfs(&root).map_err(|source| error("cannot look at", &root)(source.into()))?;
+        if kind.filesystem_type() != BPF_FS_MAGIC {
+            let source = io::Error::other("not on a bpffs (mount -t bpf bpf <folder>)");
+            return Err(error("cannot pin maps in", &root)(source));
         }
         Ok(pins)
     }

@@ -76,7 +76,8 @@ fn a_segment_of_a_revoked_flow_gets_a_reset_its_sender_believes() {
     assert_returned(&outcome, &asked, 6);
     assert_eq!(reset(&outcome.frame), (2000, 0, RST));
     // A stray segment that no flow explains gets none.
-    bench.expect("mid-stream", DROP, |b| b.arrive(&asked, 7));
+    let stray = received(&tcp(REMOTE, OWN, (40001, 80), ACK, b""));
+    bench.expect("mid-stream", DROP, |b| b.arrive(&stray, 7));
     // And the workload's own side ends as well.
     let outcome = bench.expect("revoked", REDIRECT, |b| b.out(&sent(&tcp(OWN, REMOTE, (80, 40000), ACK, b"x"))));
     assert_eq!(reset(&outcome.frame), (2000, 0, RST));

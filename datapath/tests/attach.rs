@@ -2,6 +2,7 @@
 
 mod common;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use common::*;
 use std::process::Command;
 use weft_abi::SLOT_IFINDEX_BASE;
@@ -19,17 +20,20 @@ fn output(command: &str) -> String {
     String::from_utf8(Command::new(words[0]).args(&words[1..]).output().unwrap().stdout).unwrap()
 }
 
-/// Ids of the programs on an interface, as `bpftool` finds them.
-fn programs(interface: &str) -> Vec<(String, u64)> {
+/// Names and ids of the programs on an interface: clsact as `bpftool` finds it, TCX as the kernel tells.
+fn programs(interface: &str) -> Vec<(String, u32)> {
     let text = output(&format!("bpftool -j net show dev {interface}"));
     let mut found = Vec::new();
-    for part in text.split('{').filter(|part| part.contains("\"kind\"")) {
+    for part in text.split('{').filter(|part| part.contains("\"kind\":\"clsact")) {
         let field = |key: &str| {
             let start = part.find(&format!("\"{key}\":")).map(|at| at + key.len() + 3).unwrap();
             part[start..].split([',', '}']).next().unwrap().trim_matches('"').to_owned()
         };
-        let id = if part.contains("\"prog_id\"") { field("prog_id") } else { field("id") };
-        found.push((field("name"), id.parse().unwrap()));
+        found.push((field("name"), field("id").parse().unwrap()));
+    }
+    for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let (_, infos) = SchedClassifier::query_tcx(interface, side).unwrap();
+        found.extend(infos.iter().map(|info| (info.name_as_str().unwrap().to_owned(), info.id())));
     }
     found.sort();
     found

@@ -4,7 +4,7 @@
 //! An entry carries the generation that allowed it. Another generation means: judge the connection
 //! again as its opener asked for it, whichever side's packet is at hand, then stamp or revoke.
 
-use crate::denial::{Refusal, count};
+use crate::denial::{Refusal, audited, count};
 use crate::identity::Identity;
 use crate::judge::{Request, Ruling, judge};
 use crate::local::Local;
@@ -48,7 +48,7 @@ pub(crate) fn pass(passage: &Passage<'_>) -> Result<(), Refusal> {
     let now = now();
     if passage.packet.is_syn() {
         // An address may have been given to somebody else: who opens is always judged.
-        return open(passage, &key, now, None);
+        return open(passage, &key, now, false);
     }
     if let Some(conn) = find(&CT_EST4, &key, passage.local, now, false) {
         return follow(passage, &key, conn, now, true);
@@ -56,7 +56,7 @@ pub(crate) fn pass(passage: &Passage<'_>) -> Result<(), Refusal> {
     if let Some(conn) = find(&CT_HALF4, &key, passage.local, now, true) {
         return follow(passage, &key, conn, now, false);
     }
-    open(passage, &key, now, None)
+    open(passage, &key, now, false)
 }
 
 /// Whether the flow of `key` may pass as it is; used for packets that quote it.
@@ -132,7 +132,22 @@ impl Passage<'_> {
         let packet = self.packet;
         let remote = if self.direction == direction::INGRESS { packet.source } else { packet.destination };
         let port = service_port(packet.proto, packet.destination_port);
-        Request { direction: self.direction, proto: packet.proto, port, remote, identity: self.identity }
+        self.request_of(self.direction, remote, port, self.identity)
+    }
+
+    #[inline(always)]
+    fn request_of(&self, direction: u8, remote: u32, port: u16, identity: Identity) -> Request {
+        Request {
+            slot: self.local.slot,
+            policy_set: self.local.head.policy_set,
+            remote,
+            port,
+            tag: identity.tag,
+            own_host: identity.own_host.into(),
+            direction,
+            proto: self.packet.proto,
+            flags: self.local.head.flags,
+        }
     }
 }
 
@@ -155,13 +170,13 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, est
     let forward = passage.is_forward(conn);
     let known = if forward { passage.is_opener(conn) } else { !passage.packet.is_echo_request() };
     if !known {
-        return open(passage, key, now, None);
+        return open(passage, key, now, false);
     }
     if conn.generation != passage.local.head.generation {
         judge_again(passage, key, conn, now)?;
     } else if conn.flags & conn_flag::REVOKED != 0 {
         if forward {
-            return open(passage, key, now, Some(conn.rule));
+            return open(passage, key, now, true);
         }
         return Err(Refusal::denied(Reason::Revoked, conn.rule));
     }
@@ -176,51 +191,52 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, est
 #[inline(always)]
 fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32) -> Result<(), Refusal> {
     let local_opened = conn.flags & conn_flag::LOCAL_OPENED != 0;
-    let request = Request {
-        direction: if local_opened { direction::EGRESS } else { direction::INGRESS },
-        proto: key.proto,
-        port: service_port(key.proto, if local_opened { key.remote_port } else { key.local_port }),
-        remote: key.remote,
-        identity: identity(conn),
-    };
-    let Ruling { rule, refused } = judge(passage.local, &request);
+    let opened = if local_opened { direction::EGRESS } else { direction::INGRESS };
+    let port = service_port(key.proto, if local_opened { key.remote_port } else { key.local_port });
+    let request = passage.request_of(opened, key.remote, port, identity(conn));
+    let Ruling { rule, refused } = judge(&request);
+    let allowed = refused == Reason::Passed as u8;
     let stay = conn.flags & (conn_flag::LOCAL_OPENED | conn_flag::OWN_HOST);
     let audit = passage.local.has(flag::AUDIT);
     let was_revoked = conn.flags & conn_flag::REVOKED != 0;
     conn.rule = rule;
     conn.seen = now;
-    conn.flags = match refused {
-        None => stay,
-        Some(_) if audit => stay | conn_flag::AUDIT,
-        Some(_) => stay | conn_flag::REVOKED,
+    conn.flags = match (allowed, audit) {
+        (true, _) => stay,
+        (false, true) => stay | conn_flag::AUDIT,
+        (false, false) => stay | conn_flag::REVOKED,
     };
     // Last, so that no other CPU takes the old flags for current.
     conn.generation = passage.local.head.generation;
-    match refused {
-        None => Ok(()),
-        Some(_) if audit => {
-            passage.audited(rule);
-            Ok(())
-        }
-        Some(reason) if was_revoked && passage.packet.proto != proto::TCP => Err(Refusal::denied(reason, rule)),
-        Some(_) => Err(Refusal::denied(Reason::Revoked, rule)),
+    if allowed {
+        return Ok(());
     }
+    if audit {
+        audited(passage, rule);
+        return Ok(());
+    }
+    Err(Refusal::denied(if was_revoked { repeated(passage) } else { Reason::Revoked }, rule))
 }
 
-/// A packet of no known flow, or one that opens anew. `revoked`: of a flow that was revoked, by
-/// that rule.
+/// What a packet of a flow that was revoked before is refused for.
 #[inline(always)]
-fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: Option<u32>) -> Result<(), Refusal> {
-    let Ruling { rule, refused } = judge(passage.local, &passage.request());
+fn repeated(passage: &Passage<'_>) -> Reason {
+    if passage.packet.proto == proto::TCP { Reason::Revoked } else { Reason::Policy }
+}
+
+/// A packet of no known flow, or one that opens anew, or one of a flow that was revoked.
+#[inline(always)]
+fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Result<(), Refusal> {
+    let Ruling { rule, refused } = judge(&passage.request());
     let mut flags = if passage.direction == direction::EGRESS { conn_flag::LOCAL_OPENED } else { 0 };
     if passage.identity.own_host {
         flags |= conn_flag::OWN_HOST;
     }
-    if let Some(reason) = refused {
+    if refused != Reason::Passed as u8 {
         if !passage.local.has(flag::AUDIT) {
-            return Err(passage.denial(reason, rule, revoked.is_some()));
+            return Err(denial(passage, refused, rule, revoked));
         }
-        passage.audited(rule);
+        audited(passage, rule);
         flags |= conn_flag::AUDIT;
     }
     if creates_entry(passage) {
@@ -229,20 +245,18 @@ fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: Option<u32>) -
     Ok(())
 }
 
-impl Passage<'_> {
-    #[inline(always)]
-    fn denial(&self, reason: Reason, rule: u32, _revoked: bool) -> Refusal {
-        let midstream = self.packet.proto == proto::TCP && !self.packet.is_syn();
-        if midstream && reason == Reason::Policy {
-            return Refusal::dropped(Reason::MidStream, rule);
-        }
-        Refusal::denied(reason, rule)
+/// Mid-stream TCP that policy does not allow is dropped and never reset: it may belong to a flow
+/// that is older than we are. A flow we saw revoked is reset, on both sides.
+#[inline(always)]
+fn denial(passage: &Passage<'_>, refused: u8, rule: u32, revoked: bool) -> Refusal {
+    if revoked {
+        return Refusal::denied(repeated(passage), rule);
     }
-
-    #[inline(always)]
-    fn audited(&self, rule: u32) {
-        crate::denial::audited(self, rule);
+    if passage.packet.proto == proto::TCP && !passage.packet.is_syn() {
+        return Refusal::dropped(Reason::MidStream, rule);
     }
+    let reason = if refused == Reason::HostAccess as u8 { Reason::HostAccess } else { Reason::Policy };
+    Refusal::denied(reason, rule)
 }
 
 /// What the workload sends mid-stream makes no entry: it would open the way back for a flow whose

@@ -6,6 +6,7 @@ use crate::maps::{COUNTERS, DENIAL_LIMIT, DENIALS};
 use crate::packet::Packet;
 use crate::programs::DROP;
 use crate::reject;
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
 use weft_abi::{DenialBucket, DenialEvent, DenialPair, Head, Reason, SLOT_IFINDEX_BASE, action, direction, flag};
@@ -51,7 +52,12 @@ impl From<Reason> for Refusal {
 /// Adds one to a counter.
 #[inline(always)]
 pub(crate) fn count(reason: Reason) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+    count_code(reason as u8);
+}
+
+#[inline(always)]
+fn count_code(reason: u8) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(reason.into()) {
         // SAFETY: this CPU's own value.
         unsafe { *counter += 1 };
     }
@@ -60,29 +66,70 @@ pub(crate) fn count(reason: Reason) {
 /// The one place where a refusal becomes a verdict.
 #[inline(always)]
 pub(crate) fn refuse(ctx: &TcContext, packet: &Packet, refusal: &Refusal) -> i32 {
-    count(refusal.reason);
-    let origin = Origin::of(ctx);
-    let answer = refusal.by_policy && origin.flags & flag::REJECT != 0 && reject::is_answerable(packet);
-    if refusal.reason.recorded() {
-        let action = if answer { action::REJECT } else { action::DROP };
-        record(&origin, packet, refusal, action);
+    let answer = u32::from(refusal.by_policy) << 16 | u32::from(refusal.direction) << 8;
+    // SAFETY: both pointers are good for the call.
+    unsafe { weft_refuse(ctx.skb.skb, packet, answer | refusal.reason as u32, refusal.rule) }
+}
+
+/// A function of its own for the verifier, which looks at a global one (`no_mangle`) once, with
+/// whatever arguments: inlined, every reason would be another state of everything that follows.
+///
+/// `what`: reason, direction, whether policy said so, a byte each from the lowest.
+///
+/// # Safety
+/// `packet` must be readable.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn weft_refuse(skb: *mut __sk_buff, packet: *const Packet, what: u32, rule: u32) -> i32 {
+    let ctx = TcContext::new(skb);
+    if packet.is_null() {
+        return DROP;
     }
-    if answer { reject::answer(ctx, packet, refusal.direction) } else { DROP }
+    // SAFETY: the caller's, and not null.
+    let packet = unsafe { &*packet };
+    let [reason, direction, by_policy, _] = what.to_le_bytes();
+    count_code(reason);
+    let origin = Origin::at(ifindex(&ctx));
+    let answer = by_policy != 0 && origin.flags & flag::REJECT != 0 && reject::is_answerable(packet);
+    if Reason::is_code_recorded(reason) {
+        let action = if answer { action::REJECT } else { action::DROP };
+        record(&origin, packet, &Entry { reason, direction, rule, action });
+    }
+    if answer { reject::answer(&ctx, packet, direction) } else { DROP }
+}
+
+/// What a record says besides the packet.
+struct Entry {
+    reason: u8,
+    direction: u8,
+    rule: u32,
+    action: u8,
 }
 
 /// Counts and records a packet that passes because of audit mode.
 #[inline(always)]
 pub(crate) fn audited(passage: &Passage<'_>, rule: u32) {
+    // SAFETY: the packet is good for the call.
+    unsafe { weft_audited(passage.packet, passage.local.slot, rule, passage.direction.into()) };
+}
+
+/// As [`weft_refuse`], a function of its own for the verifier.
+///
+/// # Safety
+/// `packet` must be readable.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn weft_audited(packet: *const Packet, slot: u32, rule: u32, direction: u32) -> i32 {
+    if packet.is_null() {
+        return 0;
+    }
     count(Reason::Audited);
-    let local = passage.local;
-    let origin = Origin {
-        ifindex: SLOT_IFINDEX_BASE + local.slot,
-        slot: local.slot,
-        incarnation: local.endpoint.incarnation,
-        flags: local.head.flags,
-    };
-    let refusal = Refusal { direction: passage.direction, ..Refusal::dropped(Reason::Audited, rule) };
-    record(&origin, passage.packet, &refusal, action::AUDIT);
+    let origin = Origin::at(SLOT_IFINDEX_BASE.wrapping_add(slot));
+    let [direction, ..] = direction.to_le_bytes();
+    let entry = Entry { reason: Reason::Audited as u8, direction, rule, action: action::AUDIT };
+    // SAFETY: the caller's, and not null.
+    record(&origin, unsafe { &*packet }, &entry);
+    0
 }
 
 /// Which program, on which endpoint's behalf.
@@ -95,8 +142,7 @@ struct Origin {
 
 impl Origin {
     #[inline(always)]
-    fn of(ctx: &TcContext) -> Self {
-        let ifindex = ifindex(ctx);
+    fn at(ifindex: u32) -> Self {
         let slot = ifindex.wrapping_sub(SLOT_IFINDEX_BASE);
         match crate::maps::EP.get(slot) {
             Some(endpoint) => Self {
@@ -112,24 +158,24 @@ impl Origin {
 
 /// Writes a record, unless its pair has had its share.
 #[inline(always)]
-fn record(origin: &Origin, packet: &Packet, refusal: &Refusal, action: u8) {
+fn record(origin: &Origin, packet: &Packet, entry: &Entry) {
     // SAFETY: reads a clock.
     let now = unsafe { bpf_ktime_get_ns() };
-    let outgoing = refusal.direction == direction::EGRESS;
+    let outgoing = entry.direction == direction::EGRESS;
     let remote = if outgoing { packet.destination } else { packet.source };
-    let pair = DenialPair { slot: origin.slot, remote, direction: u32::from(refusal.direction) };
+    let pair = DenialPair { slot: origin.slot, remote, direction: u32::from(entry.direction) };
     let Some(suppressed) = take_token(&pair, now) else {
         return count(Reason::RecordLimited);
     };
-    let Some(mut entry) = DENIALS.reserve::<DenialEvent>(0) else {
+    let Some(mut record) = DENIALS.reserve::<DenialEvent>(0) else {
         return count(Reason::RecordLost);
     };
-    entry.write(DenialEvent {
+    record.write(DenialEvent {
         at_ns: now,
         ifindex: origin.ifindex,
         slot: origin.slot,
         incarnation: origin.incarnation,
-        rule: refusal.rule,
+        rule: entry.rule,
         suppressed,
         mark: packet.mark,
         source: mapped(packet.source),
@@ -138,15 +184,15 @@ fn record(origin: &Origin, packet: &Packet, refusal: &Refusal, action: u8) {
         destination_port: packet.destination_port,
         source_tag: packet.source_tag,
         length: packet.length,
-        reason: refusal.reason as u8,
-        direction: refusal.direction,
+        reason: entry.reason,
+        direction: entry.direction,
         proto: packet.proto,
-        action,
+        action: entry.action,
         tcp_flags_or_icmp_type: packet.flags,
         icmp_code: packet.icmp_code,
         reserved: [0; 2],
     });
-    entry.submit(0);
+    record.submit(0);
 }
 
 /// An IPv4 address as `::ffff:a.b.c.d`.

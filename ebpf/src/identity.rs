@@ -1,9 +1,8 @@
 //! Who the other side is: `model::policy::Remote` as a packet shows it.
 
-use crate::local::Local;
 use crate::maps::{CIDR4, HOST4, PEERS4};
 use aya_ebpf::maps::lpm_trie::Key;
-use weft_abi::{CidrKey4, Host, Peer, peer, peer_flag};
+use weft_abi::{CidrKey4, Endpoint, Host, Peer, peer, peer_flag};
 
 /// What a packet tells of its remote side, besides the address.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,6 +21,13 @@ pub(crate) enum Remote {
     OtherHost,
     /// [`peer::tag`], [`peer::class`], [`peer::NOBODY`] or [`peer::WORLD`].
     Named(u32),
+}
+
+/// Whose point of view it is.
+pub(crate) struct Parties {
+    pub(crate) endpoint: &'static Endpoint,
+    pub(crate) host: &'static Host,
+    pub(crate) policy_set: u32,
 }
 
 /// The tag in a mark. It counts only from an overlay address: only our own programs let a packet
@@ -46,26 +52,26 @@ pub(crate) fn peer_of(address: u32) -> Option<&'static Peer> {
 
 /// Who opened a connection to the workload.
 #[inline(always)]
-pub(crate) fn opener(local: &Local, address: u32, identity: Identity) -> Remote {
+pub(crate) fn opener(parties: &Parties, address: u32, identity: Identity) -> Remote {
     if identity.own_host {
         return Remote::OwnHost;
     }
     // A workload that reaches itself through a service shows its own address or, masqueraded,
     // the gateway's; its tag came along. Without the tag, the address could be forged.
-    let own = address == local.endpoint.ip4 || (address == local.host.gateway && identity.tag != 0);
-    if own && identity.tag == local.endpoint.tag {
+    let own = address == parties.endpoint.ip4 || (address == parties.host.gateway && identity.tag != 0);
+    if own && identity.tag == parties.endpoint.tag {
         return Remote::Itself;
     }
     if identity.tag != 0 {
         return Remote::Named(peer::tag(identity.tag));
     }
-    by_address(local, address)
+    by_address(parties, address)
 }
 
 /// Whom the workload opens a connection to. Its tag is not known here.
 #[inline(always)]
-pub(crate) fn target(local: &Local, address: u32) -> Remote {
-    if is_own_host(local.host, address) { Remote::OwnHost } else { by_address(local, address) }
+pub(crate) fn target(parties: &Parties, address: u32) -> Remote {
+    if is_own_host(parties.host, address) { Remote::OwnHost } else { by_address(parties, address) }
 }
 
 /// Whether an address is this host's own.
@@ -75,16 +81,16 @@ pub(crate) fn is_own_host(host: &Host, address: u32) -> bool {
 }
 
 #[inline(always)]
-fn by_address(local: &Local, address: u32) -> Remote {
+fn by_address(parties: &Parties, address: u32) -> Remote {
     match peer_of(address) {
         Some(owner) if owner.flags & peer_flag::UNMANAGED != 0 => {}
         Some(owner) if owner.vtep == address => return Remote::OtherHost,
         Some(_) => return Remote::Named(peer::NOBODY),
         // Nobody's subnet, or our own: not an outside address that a CIDR could name.
-        None if in_overlay(local.host, address) => return Remote::Named(peer::NOBODY),
+        None if in_overlay(parties.host, address) => return Remote::Named(peer::NOBODY),
         None => {}
     }
-    let key = Key::new(64, CidrKey4 { set: local.head.policy_set.to_be(), address });
+    let key = Key::new(64, CidrKey4 { set: parties.policy_set.to_be(), address });
     Remote::Named(match CIDR4.get(key) {
         Some(class) => peer::class(*class),
         None => peer::WORLD,

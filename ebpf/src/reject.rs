@@ -119,7 +119,8 @@ fn unreachable(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
         // The device will complete the quoted UDP checksum over the quoted eight bytes, which then
         // sum up to nothing.
         quoted[13] = 0;
-        store(ctx, ETH_LEN as u32 + IP_LEN + 6, &0_u16)?;
+        let [.., zero] = quoted;
+        store(ctx, ETH_LEN as u32 + IP_LEN + 6, &zero)?;
         let [a, b, c, d, e, f, g, h, i, j, ..] = quoted;
         add(0, &[a, b, c, d, e, f, g, h, i, j])
     } else {

@@ -1,0 +1,296 @@
+//! Real sockets in two workloads of one host, behind attached programs.
+
+mod common;
+
+use common::*;
+use nix::sched::{CloneFlags, unshare};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use weft_abi::SLOT_IFINDEX_BASE;
+use weft_datapath::Datapath;
+use weft_model::datapath::{DenyAction, Endpoint, MapOp, SetId};
+use weft_model::id::{IfName, Slot, Tag};
+use weft_model::mac::Mac;
+use weft_model::policy::{Direction, Protocol, Rule};
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// A workload: a thread in a network namespace of its own that does what it is told.
+struct Workload {
+    tasks: Option<Sender<Task>>,
+    thread: Option<JoinHandle<()>>,
+    tid: i32,
+}
+
+impl Workload {
+    fn start() -> Self {
+        let (tasks, inbox): (Sender<Task>, Receiver<Task>) = channel();
+        let (ready, started) = channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            ready.send(nix::unistd::gettid().as_raw()).unwrap();
+            inbox.into_iter().for_each(|task| task());
+        });
+        let tid = started.recv().unwrap();
+        Self { tasks: Some(tasks), thread: Some(thread), tid }
+    }
+
+    /// Runs `task` in the workload's namespace and waits for what it returns.
+    fn run<T: Send + 'static>(&self, task: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = channel();
+        self.tasks.as_ref().unwrap().send(Box::new(move || done.send(task()).unwrap())).unwrap();
+        result.recv_timeout(Duration::from_secs(20)).expect("the workload's task ended")
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        drop(self.tasks.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// A host with two workloads: slot 5 (the server, tag 5) and slot 6 (the client, tag 6).
+struct World {
+    datapath: Datapath,
+    server: Workload,
+    client: Workload,
+    sets: u32,
+}
+
+fn member(slot: u16, set: u32) -> Endpoint {
+    let ip = Ipv4Addr::new(10, 255, 1, slot as u8);
+    Endpoint {
+        slot: Slot(slot),
+        ip,
+        mac: Mac::for_workload(ip),
+        tag: Tag::new(slot),
+        set: SetId(set),
+        isolated: true,
+        hosts_may_reach: false,
+        host_listed_only: false,
+        deny: DenyAction::Reject,
+        audit: false,
+    }
+}
+
+impl World {
+    fn new(rules: Vec<Rule>) -> Self {
+        let folder = isolate();
+        let mut datapath = Datapath::open(&folder, &host()).unwrap();
+        run(&format!("ip link add weft0 address {} type bridge", gateway_mac()));
+        run("ip addr add 10.255.1.1/24 dev weft0");
+        run("ip link set weft0 up");
+        run("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.weft0.send_redirects=0");
+        datapath.apply(&[MapOp::PutHostAddress(GATEWAY), MapOp::PutSet(SetId(1), set(rules)), MapOp::PutSet(SetId(2), set(vec![]))]).unwrap();
+        let [server, client] = [5, 6].map(|slot| {
+            let workload = Workload::start();
+            let (ip, mac) = (member(slot, 1).ip, member(slot, 1).mac);
+            let index = SLOT_IFINDEX_BASE + u32::from(slot);
+            run(&format!("ip link add w{slot} index {index} type veth peer name eth0 address {mac} netns {}", workload.tid));
+            workload.run(move || {
+                run("ip link set lo up");
+                run(&format!("ip addr add {ip}/32 dev eth0"));
+                run("ip link set eth0 up");
+                run("ip route add 10.255.1.1 dev eth0");
+                run("ip route add default via 10.255.1.1 dev eth0");
+            });
+            datapath.apply(&[MapOp::PutEndpoint(member(slot, if slot == 5 { 1 } else { 2 }))]).unwrap();
+            datapath.attach_workload(&IfName::new(format!("w{slot}")).unwrap()).unwrap();
+            run(&format!("ip link set w{slot} master weft0"));
+            run(&format!("ip link set w{slot} type bridge_slave isolated on"));
+            run(&format!("ip link set w{slot} up"));
+            workload
+        });
+        Self { datapath, server, client, sets: 2 }
+    }
+
+    /// Puts other rules in force for the server.
+    fn rules(&mut self, rules: Vec<Rule>) {
+        self.sets += 1;
+        let ops = [MapOp::PutSet(SetId(self.sets), set(rules)), MapOp::PutEndpoint(member(5, self.sets)), MapOp::Barrier];
+        self.datapath.apply(&ops).unwrap();
+    }
+
+    /// Connects from the client to the server: how it went and how long it took.
+    fn connect(&self, port: u16) -> (Result<TcpStream, ErrorKind>, Duration) {
+        self.client.run(move || {
+            let since = Instant::now();
+            let address = SocketAddr::V4(SocketAddrV4::new(OWN, port));
+            let result = TcpStream::connect_timeout(&address, Duration::from_secs(5));
+            (result.map_err(|error| error.kind()), since.elapsed())
+        })
+    }
+}
+
+fn allow(protocol: Protocol, port: u16) -> Rule {
+    rule(Direction::Ingress, tag_peer(6), ports(protocol, port, port))
+}
+
+#[test]
+fn tcp_is_allowed_refused_at_once_and_revoked() {
+    let mut world = World::new(vec![allow(Protocol::Tcp, 80)]);
+    let [open, shut] = [80, 81].map(|port| world.server.run(move || TcpListener::bind((OWN, port)).unwrap()));
+    // The first packet resolves neighbours; what follows is timed.
+    let (allowed, _) = world.connect(80);
+    let mut client = allowed.expect("allowed");
+    client.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+    let (mut server, _) = open.accept().unwrap();
+    let (refused, took) = world.connect(81);
+    assert_eq!(refused.err(), Some(ErrorKind::ConnectionRefused));
+    assert!(took < Duration::from_millis(100), "refused after {took:?}");
+    shut.set_nonblocking(true).unwrap();
+    assert_eq!(shut.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "nothing reached the server");
+
+    // A stream goes on through a policy that still allows it, and ends with one that does not.
+    let reader = std::thread::spawn(move || {
+        let mut total = 0;
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match server.read(&mut buffer) {
+                Ok(0) => return (total, None),
+                Ok(count) => total += count,
+                Err(error) => return (total, Some(error.kind())),
+            }
+        }
+    });
+    let data = vec![7; 1 << 16];
+    for _ in 0..200 {
+        client.write_all(&data).unwrap();
+    }
+    world.rules(vec![allow(Protocol::Tcp, 80), allow(Protocol::Tcp, 8080)]);
+    for _ in 0..200 {
+        client.write_all(&data).unwrap();
+    }
+    world.rules(vec![]);
+    let since = Instant::now();
+    let error = loop {
+        if let Err(error) = client.write_all(&data) {
+            break error.kind();
+        }
+        assert!(since.elapsed() < Duration::from_secs(5), "the stream was not revoked");
+    };
+    assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error:?}");
+    let counters = world.datapath.counters().unwrap();
+    assert!(counters["revoked"] >= 1 && counters["rejected"] >= 2, "{counters:?}");
+    assert_eq!(world.connect(80).0.err(), Some(ErrorKind::ConnectionRefused));
+    world.rules(vec![allow(Protocol::Tcp, 80)]);
+    assert!(world.connect(80).0.is_ok());
+    drop(client);
+    drop(reader);
+}
+
+#[test]
+fn udp_is_allowed_answered_and_refused() {
+    let mut world = World::new(vec![allow(Protocol::Udp, 53)]);
+    let server = world.server.run(|| UdpSocket::bind((OWN, 53)).unwrap());
+    server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let ask = |world: &World, port: u16| {
+        world.client.run(move || {
+            let socket = UdpSocket::bind((Ipv4Addr::new(10, 255, 1, 6), 0)).unwrap();
+            socket.connect((OWN, port)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket.send(b"?").unwrap();
+            socket
+        })
+    };
+    let client = ask(&world, 53);
+    let mut buffer = [0; 16];
+    let (_, from) = server.recv_from(&mut buffer).unwrap();
+    server.send_to(b"!", from).unwrap();
+    assert_eq!(client.recv(&mut buffer).unwrap(), 1);
+    let since = Instant::now();
+    let refused = ask(&world, 54).recv(&mut buffer).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    assert!(since.elapsed() < Duration::from_millis(100), "{:?}", since.elapsed());
+    world.rules(vec![]);
+    client.send(b"?").unwrap();
+    assert_eq!(client.recv(&mut buffer).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_big_datagram_passes_in_fragments() {
+    let world = World::new(vec![allow(Protocol::Udp, 53)]);
+    let server = world.server.run(|| UdpSocket::bind((OWN, 53)).unwrap());
+    server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    world.client.run(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::new(10, 255, 1, 6), 0)).unwrap();
+        socket.send_to(&[7; 20_000], (OWN, 53)).unwrap();
+    });
+    let mut buffer = vec![0; 32_000];
+    assert_eq!(server.recv(&mut buffer).unwrap(), 20_000);
+}
+
+#[test]
+fn the_host_reaches_its_workloads_and_they_answer() {
+    let world = World::new(vec![]);
+    let listener = world.server.run(|| TcpListener::bind((OWN, 80)).unwrap());
+    let mut host = TcpStream::connect_timeout(&(OWN, 80).into(), Duration::from_secs(5)).unwrap();
+    let (mut peer, _) = listener.accept().unwrap();
+    peer.write_all(b"health").unwrap();
+    let mut buffer = [0; 6];
+    host.read_exact(&mut buffer).unwrap();
+    let ping = Command::new("ping").args(["-c", "1", "-W", "2", "10.255.1.5"]).output().unwrap();
+    assert!(ping.status.success());
+}
+
+#[test]
+fn replacing_programs_under_traffic_loses_nothing() {
+    let mut world = World::new(vec![allow(Protocol::Udp, 53)]);
+    let server = world.server.run(|| UdpSocket::bind((OWN, 53)).unwrap());
+    let shut = world.server.run(|| UdpSocket::bind((OWN, 54)).unwrap());
+    server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    shut.set_nonblocking(true).unwrap();
+    let client = world.client.run(|| UdpSocket::bind((Ipv4Addr::new(10, 255, 1, 6), 0)).unwrap());
+    let forbidden = world.client.run(|| UdpSocket::bind((Ipv4Addr::new(10, 255, 1, 6), 0)).unwrap());
+    let echo = std::thread::spawn(move || {
+        let mut buffer = [0; 16];
+        let mut got = 0u32;
+        while let Ok((count, from)) = server.recv_from(&mut buffer) {
+            if &buffer[..count] == b"end" {
+                break;
+            }
+            got += 1;
+            server.send_to(&buffer[..count], from).unwrap();
+        }
+        got
+    });
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let talker = {
+        let stop = stop.clone();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        std::thread::spawn(move || {
+            let mut sent = 0u32;
+            let mut buffer = [0; 16];
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                client.send_to(b"ping", (OWN, 53)).unwrap();
+                forbidden.send_to(b"ping", (OWN, 54)).ok();
+                assert_eq!(client.recv(&mut buffer).expect("an answer to every packet"), 4);
+                sent += 1;
+            }
+            client.send_to(b"end", (OWN, 53)).unwrap();
+            sent
+        })
+    };
+    // Another process of another version: the same maps, other programs.
+    let veths = ["w5", "w6"].map(|name| IfName::new(name).unwrap());
+    let folder = std::env::temp_dir().read_dir().unwrap().next().unwrap().unwrap().path();
+    for _ in 0..5 {
+        let mut next = Datapath::open(&folder, &host()).unwrap();
+        for veth in &veths {
+            next.reattach_workload(veth).unwrap();
+        }
+        world.datapath = next;
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let sent = talker.join().unwrap();
+    assert_eq!(echo.join().unwrap(), sent);
+    assert!(sent > 100, "{sent} packets");
+    assert_eq!(shut.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock, "a forbidden packet slipped through");
+}
