@@ -77,7 +77,7 @@ pub trait HostStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
     /// Takes over or rewrites a key that is ours (same `expected` modification revision), keeping its
-    /// etcd lease if it has one that lives, else on a fresh grant; and the host record with it.
+    /// etcd lease; and the host record with it. A key without one (a reservation) stays without.
     fn rewrite(
         &self,
         subnet: Subnet,
@@ -86,7 +86,8 @@ pub trait HostStore: Send + Sync + 'static {
         record: &HostDocument,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
-    /// Keeps the etcd lease alive. `Ok(None)`: it has run out (TTL 0) and with it the key.
+    /// Keeps the etcd lease alive and says how many seconds it has. `Ok(None)`: it has run out (TTL 0)
+    /// and with it the key. Lease 0, a reservation's, needs no keeping.
     fn keep_alive(&self, lease_id: i64) -> impl Future<Output = Result<Option<i64>, StoreError>> + Send;
 
     /// Gives the subnet back: deletes lease key and host record if the key still is `hold`'s.

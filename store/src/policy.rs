@@ -46,8 +46,9 @@ pub trait PolicyStore: Send + Sync + 'static {
     /// Everything, now.
     fn policies(&self) -> impl Future<Output = Result<PolicyView, StoreError>> + Send;
 
-    /// A live view, going on from `from` (what an agent kept on its disk) if the store still knows that
-    /// revision, else from a fresh list.
+    /// A live view, going on from `from` (what an agent kept on its disk). With `from` nothing is asked:
+    /// the first [`PolicyFollower::changed`] finds out whether the store still knows that revision, lists
+    /// if it was compacted, and fails with [`StoreError::Rewound`] if the store never had it.
     fn follow_policies(
         &self,
         from: Option<PolicyView>,

@@ -1,5 +1,7 @@
 //! Leases and host records against a real etcd.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use common::{Etcd, PATIENCE};

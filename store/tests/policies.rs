@@ -1,5 +1,7 @@
 //! Policies and tags against a real etcd.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use common::{Etcd, PATIENCE};
@@ -299,6 +301,25 @@ async fn a_document_that_outgrows_its_key_names_the_limit() {
     let started = std::time::Instant::now();
     store.create(&many[..10]).await.unwrap();
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn more_than_one_answer_takes_is_listed_and_caught_up_with() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store("a");
+    store.create(&[policy("a", "b", 1)]).await.unwrap();
+    let kept = store.policies().await.unwrap();
+    // 18 MB in documents of 250 KB, just below their limit.
+    let long = "x".repeat(240);
+    for source in 0..72 {
+        let many: Vec<_> = (1..=850).map(|port| policy(&format!("s{source}"), &long, port)).collect();
+        assert_eq!(store.create(&many).await.unwrap().count, 850);
+    }
+    let listed = etcd.store("b").policies().await.unwrap();
+    assert_eq!(listed.policies.len(), 72 * 850 + 1);
+    let mut late = etcd.store("c").follow_policies(Some(kept)).await.unwrap();
+    until(&mut late, |view| view.revision == listed.revision).await;
+    assert!(late.view() == &listed);
 }
 
 /// A host with a lease, so that it counts when tags come free.

@@ -47,8 +47,9 @@ pub(super) fn unreachable(op: &'static str, source: impl Into<Box<dyn std::error
     StoreError::Unreachable { op, source: source.into() }
 }
 
-/// Largest answer taken, bytes; etcd-client's own limit, 4 MiB, is less than a page may have.
-pub(super) const MAX_ANSWER: usize = 64 << 20;
+/// Largest answer taken, bytes; etcd-client's own limit, 4 MiB, is less than pages usually have. A page
+/// that is larger is asked for in parts.
+pub(super) const MAX_ANSWER: usize = 16 << 20;
 
 /// Pause between repetitions.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);

@@ -1,6 +1,7 @@
 //! A real etcd on a free port of the loopback, in a folder of its own, ended by its process id.
 
 #![allow(dead_code, reason = "every test file uses its part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An etcd of one member.
 pub(crate) struct Etcd {
+    /// Whether it waits for the disk.
+    pub(crate) durable: bool,
     folder: TempDir,
     life: u32,
     client: u16,
@@ -31,7 +34,7 @@ impl Etcd {
     /// One that is not running yet.
     pub(crate) fn down() -> Self {
         let ports = [free_port(), free_port()];
-        Self { folder: TempDir::new().unwrap(), life: 0, client: ports[0], peer: ports[1], child: None }
+        Self { durable: false, folder: TempDir::new().unwrap(), life: 0, client: ports[0], peer: ports[1], child: None }
     }
 
     /// Starts it, on the folder it had.
@@ -40,7 +43,8 @@ impl Etcd {
         let peer = format!("http://127.0.0.1:{}", self.peer);
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let child = Command::new("etcd")
-            .args(["--name", "one", "--unsafe-no-fsync", "--initial-cluster-token", "weft"])
+            .args(["--name", "one", "--initial-cluster-token", "weft"])
+            .args((!self.durable).then_some("--unsafe-no-fsync"))
             .args(["--data-dir", self.data().to_str().unwrap()])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])

@@ -141,3 +141,7 @@ impl HostsFold {
         };
     }
 }
+
+#[cfg(test)]
+#[path = "fold_test.rs"]
+mod tests;

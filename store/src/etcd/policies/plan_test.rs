@@ -32,7 +32,7 @@ fn execute(snapshot: &mut Snapshot, plan: &Plan) {
             crate::etcd::change::Change { key: key.clone(), value: value.clone().map(Into::into), revision, lease: 0 };
         match value {
             Some(_) => snapshot.take(&keys(), &change).unwrap(),
-            None => drop(snapshot.sources.retain(|group, _| keys().source(group) != *key)),
+            None => snapshot.sources.retain(|group, _| keys().source(group) != *key),
         }
     }
 }
