@@ -32,7 +32,10 @@ fn run() -> Result<(), String> {
         }
     }
     if failures.is_empty() {
-        return Err(format!("the kernel programs need a Rust toolchain that knows {TARGET}, and there is none: {}", toolchain::HINT));
+        return Err(format!(
+            "the kernel programs need a Rust toolchain that knows {TARGET}, and there is none: {}",
+            toolchain::HINT
+        ));
     }
     Err(format!("the kernel programs do not build. {}", failures.join("; ")))
 }
@@ -49,8 +52,16 @@ fn build(toolchain: &Toolchain, linker: &Path, workspace: &Path, out: &Path) -> 
     let mut cargo = Command::new(&toolchain.cargo);
     for (name, _) in env::vars_os() {
         let name_text = name.to_string_lossy();
-        let keep = name_text == "CARGO_HOME" || name_text.starts_with("CARGO_NET_") || name_text.starts_with("CARGO_HTTP_");
-        if !keep && (name_text.starts_with("CARGO") || name_text.starts_with("RUSTC") || matches!(&*name_text, "RUSTFLAGS" | "RUSTUP_TOOLCHAIN" | "CLIPPY_ARGS" | "TARGET" | "HOST" | "OUT_DIR" | "PROFILE")) {
+        let keep =
+            name_text == "CARGO_HOME" || name_text.starts_with("CARGO_NET_") || name_text.starts_with("CARGO_HTTP_");
+        if !keep
+            && (name_text.starts_with("CARGO")
+                || name_text.starts_with("RUSTC")
+                || matches!(
+                    &*name_text,
+                    "RUSTFLAGS" | "RUSTUP_TOOLCHAIN" | "CLIPPY_ARGS" | "TARGET" | "HOST" | "OUT_DIR" | "PROFILE"
+                ))
+        {
             cargo.env_remove(&name);
         }
     }

@@ -37,20 +37,14 @@ impl Head {
     /// Packs the three into the word stored in the map; bits of `policy_set` above 24 are cut.
     #[must_use]
     pub const fn pack(self) -> u64 {
-        ((self.generation as u64) << 32)
-            | (((self.policy_set & 0x00ff_ffff) as u64) << 8)
-            | self.flags as u64
+        ((self.generation as u64) << 32) | (((self.policy_set & 0x00ff_ffff) as u64) << 8) | self.flags as u64
     }
 
     /// The reverse of [`Head::pack`].
     #[must_use]
     #[inline(always)]
     pub const fn unpack(word: u64) -> Self {
-        Self {
-            generation: (word >> 32) as u32,
-            policy_set: ((word >> 8) & 0x00ff_ffff) as u32,
-            flags: word as u8,
-        }
+        Self { generation: (word >> 32) as u32, policy_set: ((word >> 8) & 0x00ff_ffff) as u32, flags: word as u8 }
     }
 }
 

@@ -40,7 +40,9 @@ pub(crate) fn linker() -> Result<PathBuf, String> {
         .chain(cache.map(|cache| cache.join("weft/bpf-linker-0.13.0/bin")))
         .map(|folder| folder.join("bpf-linker"))
         .find(|path| path.is_file())
-        .ok_or_else(|| format!("the kernel programs need bpf-linker, which is neither on PATH nor in ~/.cache/weft: {HINT}"))
+        .ok_or_else(|| {
+            format!("the kernel programs need bpf-linker, which is neither on PATH nor in ~/.cache/weft: {HINT}")
+        })
 }
 
 /// The toolchains of this machine, the preferred first.

@@ -1,6 +1,7 @@
 //! Programs on interfaces: clsact on workloads' veths, TCX links on the VXLAN device and the
 //! underlay, clsact there too where the kernel has no TCX (before 6.6).
 
+use crate::barrier::wait_for_programs;
 use crate::error::DatapathError;
 use crate::object::Program;
 use crate::open::Datapath;
@@ -13,6 +14,7 @@ use nix::libc;
 use nix::net::if_::if_nametoindex;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 use weft_abi::{MAX_SLOTS, SLOT_IFINDEX_BASE};
 use weft_model::id::{IfName, Slot};
@@ -41,6 +43,9 @@ impl Program {
         }
     }
 }
+
+/// How long a link may take to be gone.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// Programs on a workload's veth.
 const WORKLOAD: [Program; 2] = [Program::ToWorkload, Program::FromWorkload];
@@ -81,8 +86,7 @@ impl Datapath {
     pub fn workload_attached(&self, interface: &IfName) -> Result<bool, DatapathError> {
         let ifindex = slot_ifindex(interface)?;
         for program in WORKLOAD {
-            let id = tc::attached(ifindex, program.side()).map_err(failed(interface, "cannot look up programs"))?;
-            if !self.is_current(program, id)? {
+            if !self.has_clsact(program, interface, ifindex)? {
                 return Ok(false);
             }
         }
@@ -149,6 +153,11 @@ impl Datapath {
         Ok(names)
     }
 
+    fn has_clsact(&self, program: Program, interface: &IfName, ifindex: u32) -> Result<bool, DatapathError> {
+        let id = tc::attached(ifindex, program.side()).map_err(failed(interface, "cannot look up programs"))?;
+        self.is_current(program, id)
+    }
+
     fn replace(&self, program: Program, interface: &IfName, ifindex: u32) -> Result<(), DatapathError> {
         let loaded = self.program(program).and_then(SchedClassifier::fd);
         let fd = loaded.map_err(|source| DatapathError::Program { program: program.name(), source })?;
@@ -158,7 +167,7 @@ impl Datapath {
 
     fn attach_tcx(&mut self, program: Program, interface: &IfName) -> Result<Attached, DatapathError> {
         let ifindex = index(interface)?;
-        if self.has_tcx(program, interface)? {
+        if self.has_tcx(program, interface)? || self.has_clsact(program, interface, ifindex)? {
             return Ok(Attached::Unchanged);
         }
         let path = self.pins.link(program, interface.as_str());
@@ -170,7 +179,7 @@ impl Datapath {
                 }
                 _ => {}
             }
-            match self.new_link(program, interface, &path) {
+            match self.new_link_in_time(program, interface, &path) {
                 Err(DatapathError::Program { source, .. }) if is_unsupported(&source) => {
                     tc::add_clsact(ifindex).map_err(failed(interface, "cannot add clsact"))?;
                     self.replace(program, interface, ifindex)?;
@@ -183,10 +192,35 @@ impl Datapath {
 
     /// Puts the program into a pinned link in place of an earlier version.
     fn update_link(&mut self, program: Program, path: &Path) -> bool {
-        let Ok(link) = PinnedLink::from_pin(path) else { return false };
-        let Ok(link) = FdLink::from(link).try_into() else { return false };
-        let updated = self.program_mut(program).and_then(|program| program.attach_to_link(link));
+        let Ok(link) = PinnedLink::from_pin(path) else {
+            return false;
+        };
+        let Ok(link) = FdLink::from(link).try_into() else {
+            return false;
+        };
+        let updated = self.program_mut(program).and_then(|classifier| {
+            let id = classifier.attach_to_link(link)?;
+            // Only the pin shall hold the link: removing it must detach the program.
+            classifier.take_link(id)
+        });
         updated.inspect_err(|error| tracing::debug!(path = %path.display(), %error, "pinned link not usable")).is_ok()
+    }
+
+    /// A link whose pin was removed is released a moment later (an RCU callback, then a work queue),
+    /// and until then the kernel will not attach the same program again.
+    fn new_link_in_time(&mut self, program: Program, interface: &IfName, path: &Path) -> Result<(), DatapathError> {
+        let deadline = Instant::now() + RELEASE;
+        loop {
+            match self.new_link(program, interface, path) {
+                Err(DatapathError::Program { source, .. })
+                    if errno(&source) == Some(libc::EEXIST) && Instant::now() < deadline =>
+                {
+                    wait_for_programs()?;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                other => return other,
+            }
+        }
     }
 
     fn new_link(&mut self, program: Program, interface: &IfName, path: &Path) -> Result<(), DatapathError> {
@@ -281,9 +315,13 @@ fn check_ethernet(interface: &IfName) -> Result<(), DatapathError> {
 
 /// Kernels before 6.6 know no TCX.
 fn is_unsupported(error: &ProgramError) -> bool {
+    errno(error) == Some(libc::EINVAL)
+}
+
+fn errno(error: &ProgramError) -> Option<i32> {
     match error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::EINVAL),
-        _ => false,
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
     }
 }
 

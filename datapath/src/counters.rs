@@ -24,7 +24,8 @@ pub(crate) fn read(map: &PerCpuArray<MapData, u64>) -> Result<BTreeMap<&'static 
 pub(crate) fn memory(pins: &Pins) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
     let mut bytes = BTreeMap::new();
     for layout in &MAPS {
-        let map = MapData::from_pin(pins.map(layout.name)).map_err(|source| DatapathError::Map { map: layout.name, source })?;
+        let map = MapData::from_pin(pins.map(layout.name))
+            .map_err(|source| DatapathError::Map { map: layout.name, source })?;
         let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
         let text = fs::read_to_string(&path).map_err(error("cannot read", path.as_ref()))?;
         let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));

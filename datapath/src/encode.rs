@@ -128,12 +128,8 @@ fn value(rule: &Rule) -> PolicyValue {
 fn encode_ranges(id: SetId, range_id: u32, ranges: &[(PortRange, &Rule)], encoded: &mut Encoded) {
     for (ports, rule) in flatten(ranges) {
         for prefix in port_prefixes(ports) {
-            let key = RangeKey {
-                set: id.0.to_be(),
-                range_id: range_id.to_be(),
-                port: prefix.port.to_be(),
-                reserved: 0,
-            };
+            let key =
+                RangeKey { set: id.0.to_be(), range_id: range_id.to_be(), port: prefix.port.to_be(), reserved: 0 };
             encoded.ranges.insert((key, 64 + u32::from(prefix.prefix_len)), value(rule));
         }
     }
@@ -156,7 +152,11 @@ fn flatten<'a>(ranges: &[(PortRange, &'a Rule)]) -> Vec<(PortRange, &'a Rule)> {
         }
         for (begins, index) in changed {
             let entry = (rank(ranges[index].1), index);
-            if begins { open.insert(entry) } else { open.remove(&entry) };
+            if begins {
+                open.insert(entry)
+            } else {
+                open.remove(&entry)
+            };
         }
         since = port;
     }

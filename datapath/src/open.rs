@@ -149,8 +149,7 @@ impl Datapath {
 
     fn check_set(&self, endpoint: &Endpoint) -> Result<(), DatapathError> {
         let set = endpoint.set;
-        let known = self.sets.ids().any(|id| id == set)
-            || self.endpoints.active().any(|view| view.endpoint.set == set);
+        let known = self.sets.ids().any(|id| id == set) || self.endpoints.active().any(|view| view.endpoint.set == set);
         if known { Ok(()) } else { Err(DatapathError::NoSuchSet { set, slot: endpoint.slot }) }
     }
 

@@ -61,11 +61,14 @@ impl Sets {
         let encoded = encode(id, set)?;
         self.remove(id)?;
         // Known before the first entry is written, so that a failure is cleaned up.
-        self.keys.insert(id.0, Keys {
-            policies: encoded.policies.keys().copied().collect(),
-            ranges: encoded.ranges.keys().copied().collect(),
-            classes: encoded.classes.keys().copied().collect(),
-        });
+        self.keys.insert(
+            id.0,
+            Keys {
+                policies: encoded.policies.keys().copied().collect(),
+                ranges: encoded.ranges.keys().copied().collect(),
+                classes: encoded.classes.keys().copied().collect(),
+            },
+        );
         if let Err(error) = self.write(id, &encoded) {
             self.remove(id)?;
             return Err(error);

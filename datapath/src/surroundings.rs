@@ -60,12 +60,15 @@ impl SurroundingsMaps {
             let (key, Raw(peer)) = entry.map_err(|source| DatapathError::Map { map: "peers4", source })?;
             let length = u8::try_from(key.prefix_len()).unwrap_or(32);
             if let Ok(subnet) = Ipv4Network::new(address(key.data()), length) {
-                found.peers.insert(subnet, PeerHost {
-                    underlay: address(peer.underlay),
-                    vtep: address(peer.vtep),
-                    gbp: peer.flags & peer_flag::GBP != 0,
-                    unmanaged: peer.flags & peer_flag::UNMANAGED != 0,
-                });
+                found.peers.insert(
+                    subnet,
+                    PeerHost {
+                        underlay: address(peer.underlay),
+                        vtep: address(peer.vtep),
+                        gbp: peer.flags & peer_flag::GBP != 0,
+                        unmanaged: peer.flags & peer_flag::UNMANAGED != 0,
+                    },
+                );
             }
         }
         for key in self.addresses.keys() {

@@ -1,5 +1,7 @@
 //! What a denied packet is answered with, byte by byte.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use common::frame::*;

@@ -1,5 +1,7 @@
 //! Known flows: who may answer, and what ends a flow.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use common::frame::*;
@@ -85,9 +87,9 @@ fn packets_of_a_flow_must_bear_its_tag() {
 fn the_hosts_flows_are_not_a_strangers_with_its_address() {
     let bench = Bench::new(vec![]);
     let packet = |flags| received(&tcp(GATEWAY, OWN, (40000, 80), flags, b""));
-    bench.expect("passed", PASS, |b| b.from_host(&packet(SYN)));
+    bench.expect("passed", PASS, |b| b.by_host(&packet(SYN)));
     bench.expect("passed", PASS, |b| b.out(&sent(&tcp(OWN, GATEWAY, (80, 40000), SYN | ACK, b""))));
-    bench.expect("passed", PASS, |b| b.from_host(&packet(ACK)));
+    bench.expect("passed", PASS, |b| b.by_host(&packet(ACK)));
     bench.expect("mid-stream", DROP, |b| b.arrive(&packet(ACK), 0));
 }
 
@@ -182,7 +184,7 @@ fn icmp_errors_pass_if_they_quote_a_known_flow() {
     let cut = received(&icmp(router, OWN, 3, 4, 0, &syn[..20]));
     bench.expect("policy", DROP, |b| b.arrive(&cut, 0));
     // The host itself may always tell.
-    bench.expect("passed", PASS, |b| b.from_host(&error(&other)));
+    bench.expect("passed", PASS, |b| b.by_host(&error(&other)));
     // Errors that the workload sends are egress, which its rules may close but for known flows.
     let deny = Rule {
         verdict: weft_model::policy::Verdict::Deny,
@@ -194,4 +196,65 @@ fn icmp_errors_pass_if_they_quote_a_known_flow() {
     bench.expect("policy", DROP, |b| b.out(&unreachable));
     bench.expect("passed", PASS, |b| b.arrive(&received(&question), 7));
     bench.expect("passed", PASS, |b| b.out(&unreachable));
+}
+
+/// Ages the only entry of a connection table by so many seconds.
+fn age(bench: &Bench, table: &str, seconds: u64) {
+    use aya::maps::{HashMap, Map, MapData};
+    let data = MapData::from_pin(bench.folder.join("v1/maps").join(table)).unwrap();
+    let mut map: HashMap<_, [u8; 16], [u8; 24]> = HashMap::try_from(Map::LruHashMap(data)).unwrap();
+    let keys: Vec<_> = map.keys().map(Result::unwrap).collect();
+    let [key] = keys[..] else { panic!("{} entries in {table}", keys.len()) };
+    let mut conn = map.get(&key, 0).unwrap();
+    let seen = u32::from_ne_bytes(conn[8..12].try_into().unwrap());
+    let units = u32::try_from((seconds * 1_000_000_000) >> 30).unwrap();
+    conn[8..12].copy_from_slice(&seen.wrapping_sub(units).to_ne_bytes());
+    map.insert(key, conn, 0).unwrap();
+}
+
+#[test]
+fn flows_end_after_their_time() {
+    // (packet out, packet in that passes as its reply, table, seconds that it lives, answered first)
+    let tcp_out = |flags| sent(&tcp(OWN, OUTSIDE, (40000, 443), flags, b""));
+    let tcp_in = |flags| received(&tcp(OUTSIDE, OWN, (443, 40000), flags, b""));
+    let udp_out = sent(&udp(OWN, OUTSIDE, (40000, 53), b"?"));
+    let udp_in = received(&udp(OUTSIDE, OWN, (53, 40000), b"!"));
+    let echo_out = sent(&icmp(OWN, OUTSIDE, 8, 0, 7, b""));
+    let echo_in = received(&icmp(OUTSIDE, OWN, 0, 0, 7, b""));
+    for (name, out, back, answered, seconds) in [
+        ("half TCP", tcp_out(SYN), tcp_in(SYN | ACK), vec![], 120),
+        ("TCP", tcp_out(SYN), tcp_in(ACK), vec![tcp_in(SYN | ACK)], 86_400),
+        ("TCP after a RST", tcp_out(SYN), tcp_in(ACK), vec![tcp_in(RST | ACK)], 10),
+        ("half UDP", udp_out.clone(), udp_in.clone(), vec![], 60),
+        ("UDP", udp_out, udp_in.clone(), vec![udp_in], 180),
+        ("echo", echo_out, echo_in, vec![], 30),
+    ] {
+        for (late, verdict) in [(false, PASS), (true, DROP)] {
+            let bench = Bench::new(vec![]);
+            assert_eq!(bench.out(&out).verdict, PASS, "{name}");
+            for frame in &answered {
+                assert_eq!(bench.arrive(frame, 0).verdict, PASS, "{name}");
+            }
+            let table = if answered.is_empty() { "ct_half4" } else { "ct_est4" };
+            age(&bench, table, if late { seconds + 4 } else { seconds - 4 });
+            assert_eq!(bench.arrive(&back, 0).verdict, verdict, "{name}, {late}");
+        }
+    }
+}
+
+#[test]
+fn a_closed_connection_is_forgotten_soon() {
+    let bench = Bench::new(vec![]);
+    let out = |flags| sent(&tcp(OWN, OUTSIDE, (40000, 443), flags, b""));
+    let back = |flags| received(&tcp(OUTSIDE, OWN, (443, 40000), flags, b""));
+    assert_eq!(bench.out(&out(SYN)).verdict, PASS);
+    for frame in [back(SYN | ACK), back(FIN | ACK)] {
+        assert_eq!(bench.arrive(&frame, 0).verdict, PASS);
+    }
+    age(&bench, "ct_est4", 60);
+    assert_eq!(bench.arrive(&back(ACK), 0).verdict, PASS, "half closed lives on");
+    assert_eq!(bench.out(&out(FIN | ACK)).verdict, PASS);
+    assert_eq!(bench.arrive(&back(ACK), 0).verdict, PASS, "the last acknowledgement");
+    age(&bench, "ct_est4", 14);
+    assert_eq!(bench.arrive(&back(ACK), 0).verdict, DROP);
 }

@@ -1,5 +1,7 @@
 //! The programs against `model::policy::judge`: random policy sets, random packets on new flows.
 
+#![allow(clippy::unwrap_used, reason = "strategies and helpers of tests are tests")]
+
 mod common;
 
 use common::frame::*;
@@ -52,8 +54,10 @@ fn peer() -> impl Strategy<Value = Peer> {
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let direction = prop_oneof![Just(Direction::Ingress), Just(Direction::Egress)];
     let verdict = prop_oneof![2 => Just(Verdict::Allow), 1 => Just(Verdict::Deny)];
-    let rule = (direction, peer(), traffic(), 0u32..3, verdict)
-        .prop_map(|(direction, peer, traffic, precedence, verdict)| Rule { direction, peer, traffic, precedence, verdict, id: 0 });
+    let rule =
+        (direction, peer(), traffic(), 0u32..3, verdict).prop_map(|(direction, peer, traffic, precedence, verdict)| {
+            Rule { direction, peer, traffic, precedence, verdict, id: 0 }
+        });
     prop::collection::vec(rule, 0..14).prop_map(|mut rules| {
         for (rule, id) in rules.iter_mut().zip(1..) {
             rule.id = id;
@@ -64,7 +68,12 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
 
 fn policy_set() -> impl Strategy<Value = PolicySet> {
     (prop::bool::weighted(0.8), any::<bool>(), any::<bool>(), rules()).prop_map(
-        |(isolated, hosts_may_reach, host_listed_only, rules)| PolicySet { isolated, hosts_may_reach, host_listed_only, rules },
+        |(isolated, hosts_may_reach, host_listed_only, rules)| PolicySet {
+            isolated,
+            hosts_may_reach,
+            host_listed_only,
+            rules,
+        },
     )
 }
 

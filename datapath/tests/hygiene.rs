@@ -63,11 +63,11 @@ fn only_ipv4_and_arp_pass() {
 #[test]
 fn a_workload_hears_only_what_is_for_it() {
     let bench = Bench::new(vec![]);
-    bench.expect("wrong-destination", DROP, |b| b.from_host(&received(&tcp(GATEWAY, NEIGHBOUR, (1, 80), SYN, b""))));
-    bench.expect("wrong-destination", DROP, |b| b.from_host(&received(&udp(GATEWAY, Ipv4Addr::BROADCAST, (1, 80), b""))));
+    bench.expect("wrong-destination", DROP, |b| b.by_host(&received(&tcp(GATEWAY, NEIGHBOUR, (1, 80), SYN, b""))));
+    bench.expect("wrong-destination", DROP, |b| b.by_host(&received(&udp(GATEWAY, Ipv4Addr::BROADCAST, (1, 80), b""))));
     let ask = |ip| ethernet(gateway_mac(), Mac([0xff; 6]), 0x0806, &arp((gateway_mac(), GATEWAY), ip));
-    bench.expect("passed", PASS, |b| b.from_host(&ask(OWN)));
-    bench.expect("wrong-destination", DROP, |b| b.from_host(&ask(NEIGHBOUR)));
+    bench.expect("passed", PASS, |b| b.by_host(&ask(OWN)));
+    bench.expect("wrong-destination", DROP, |b| b.by_host(&ask(NEIGHBOUR)));
 }
 
 #[test]
@@ -148,7 +148,9 @@ fn fragments_follow_their_first_one() {
     // And what the workload sends in pieces.
     let mine = sent(&ipv4(OWN, OUTSIDE, 17, 3, b"the rest"));
     bench.expect("fragment", DROP, |b| b.out(&mine));
-    bench.expect("passed", PASS, |b| b.out(&sent(&ipv4(OWN, OUTSIDE, 17, MORE, &datagram(OWN, OUTSIDE, (1, 2), &[0; 16])))));
+    bench.expect("passed", PASS, |b| {
+        b.out(&sent(&ipv4(OWN, OUTSIDE, 17, MORE, &datagram(OWN, OUTSIDE, (1, 2), &[0; 16]))))
+    });
     bench.expect("passed", PASS, |b| b.out(&mine));
     let vxlan = ipv4(OWN, OUTSIDE, 17, MORE, &datagram(OWN, OUTSIDE, (1, VXLAN_PORT), &[0; 16]));
     bench.expect("workload-vxlan", DROP, |b| b.out(&sent(&vxlan)));

@@ -57,7 +57,13 @@ fn sources() -> Vec<Source> {
         source("an unmanaged peer without", Ipv4Addr::new(10, 255, 3, 10), 0, 1, false),
         source("outside with a policy", OUTSIDE, 0, 1, true),
         source("outside without", Ipv4Addr::new(203, 0, 113, 1), 0, 1, false),
-        source("outside, with a foreign mark that looks like a tag", Ipv4Addr::new(203, 0, 113, 1), tagged(7), 1, false),
+        source(
+            "outside, with a foreign mark that looks like a tag",
+            Ipv4Addr::new(203, 0, 113, 1),
+            tagged(7),
+            1,
+            false,
+        ),
         source("outside with a policy, with a foreign mark", OUTSIDE, tagged(8), 1, true),
     ]
 }
@@ -100,7 +106,7 @@ fn the_matrix_of_sources_and_modes() {
 fn a_workload_without_a_tag_is_reached_by_its_host_only() {
     let mut bench = Bench::new(vec![]);
     bench.change(|endpoint| endpoint.tag = None);
-    bench.expect("passed", PASS, |b| b.from_host(&syn(GATEWAY, 80)));
+    bench.expect("passed", PASS, |b| b.by_host(&syn(GATEWAY, 80)));
     // Tag 0 is no identity: two workloads without one are not "the same".
     bench.expect("policy", DROP, |b| b.arrive(&syn(GATEWAY, 80), 0));
     bench.expect("policy", DROP, |b| b.arrive(&syn(NEIGHBOUR, 80), 0));
@@ -124,10 +130,7 @@ fn egress_rules_deny_and_a_higher_precedence_wins() {
         verdict: Verdict::Deny,
         ..rule(Direction::Egress, Peer::Cidr("198.51.100.0/24".parse().unwrap()), Traffic::All)
     };
-    let exception = Rule {
-        precedence: 200,
-        ..rule(Direction::Egress, Peer::Any, ports(Protocol::Tcp, 443, 443))
-    };
+    let exception = Rule { precedence: 200, ..rule(Direction::Egress, Peer::Any, ports(Protocol::Tcp, 443, 443)) };
     let bench = Bench::new(vec![deny, exception]);
     let syn = |to, port| sent(&tcp(OWN, to, (40000, port), SYN, b""));
     bench.expect("policy", DROP, |b| b.out(&syn(OUTSIDE, 80)));

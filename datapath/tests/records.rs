@@ -1,5 +1,7 @@
 //! Denial records, and what is done when there are too many.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use common::frame::*;
@@ -47,7 +49,7 @@ fn noise_is_counted_and_not_recorded() {
     let mut bench = Bench::new(vec![]);
     let mut reader = bench.datapath.denial_reader().unwrap();
     bench.expect("ether-type", DROP, |b| b.out(&ethernet(own_mac(), gateway_mac(), 0x86dd, &[0; 60])));
-    bench.expect("wrong-destination", DROP, |b| b.from_host(&received(&udp(GATEWAY, NEIGHBOUR, (1, 2), b""))));
+    bench.expect("wrong-destination", DROP, |b| b.by_host(&received(&udp(GATEWAY, NEIGHBOUR, (1, 2), b""))));
     assert_eq!(count(&mut reader), 0);
 }
 

@@ -1,5 +1,7 @@
 //! Real sockets in two workloads of one host, behind attached programs.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use common::*;
@@ -88,12 +90,21 @@ impl World {
         run("ip addr add 10.255.1.1/24 dev weft0");
         run("ip link set weft0 up");
         run("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.weft0.send_redirects=0");
-        datapath.apply(&[MapOp::PutHostAddress(GATEWAY), MapOp::PutSet(SetId(1), set(rules)), MapOp::PutSet(SetId(2), set(vec![]))]).unwrap();
+        datapath
+            .apply(&[
+                MapOp::PutHostAddress(GATEWAY),
+                MapOp::PutSet(SetId(1), set(rules)),
+                MapOp::PutSet(SetId(2), set(vec![])),
+            ])
+            .unwrap();
         let [server, client] = [5, 6].map(|slot| {
             let workload = Workload::start();
             let (ip, mac) = (member(slot, 1).ip, member(slot, 1).mac);
             let index = SLOT_IFINDEX_BASE + u32::from(slot);
-            run(&format!("ip link add w{slot} index {index} type veth peer name eth0 address {mac} netns {}", workload.tid));
+            run(&format!(
+                "ip link add w{slot} index {index} type veth peer name eth0 address {mac} netns {}",
+                workload.tid
+            ));
             workload.run(move || {
                 run("ip link set lo up");
                 run(&format!("ip addr add {ip}/32 dev eth0"));
@@ -114,7 +125,8 @@ impl World {
     /// Puts other rules in force for the server.
     fn rules(&mut self, rules: Vec<Rule>) {
         self.sets += 1;
-        let ops = [MapOp::PutSet(SetId(self.sets), set(rules)), MapOp::PutEndpoint(member(5, self.sets)), MapOp::Barrier];
+        let ops =
+            [MapOp::PutSet(SetId(self.sets), set(rules)), MapOp::PutEndpoint(member(5, self.sets)), MapOp::Barrier];
         self.datapath.apply(&ops).unwrap();
     }
 
@@ -292,5 +304,9 @@ fn replacing_programs_under_traffic_loses_nothing() {
     let sent = talker.join().unwrap();
     assert_eq!(echo.join().unwrap(), sent);
     assert!(sent > 100, "{sent} packets");
-    assert_eq!(shut.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock, "a forbidden packet slipped through");
+    assert_eq!(
+        shut.recv(&mut [0; 16]).unwrap_err().kind(),
+        ErrorKind::WouldBlock,
+        "a forbidden packet slipped through"
+    );
 }

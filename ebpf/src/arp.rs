@@ -22,9 +22,8 @@ impl Arp {
     #[inline(always)]
     fn read(ctx: &TcContext) -> Result<Self, Reason> {
         let arp: Self = copy(ctx, ETH_LEN as u32)?;
-        let known = arp.hardware == 1_u16.to_be()
-            && arp.protocol == 0x0800_u16.to_be()
-            && arp.lengths == 0x0604_u16.to_be();
+        let known =
+            arp.hardware == 1_u16.to_be() && arp.protocol == 0x0800_u16.to_be() && arp.lengths == 0x0604_u16.to_be();
         if known { Ok(arp) } else { Err(Reason::Malformed) }
     }
 }
@@ -34,11 +33,7 @@ impl Arp {
 pub(crate) fn check_sent(ctx: &TcContext, endpoint: &Endpoint) -> Result<(), Reason> {
     let arp = Arp::read(ctx)?;
     let sender_mac = arp.sender_mac;
-    if same_mac(sender_mac, endpoint.mac) && arp.sender_ip == endpoint.ip4 {
-        Ok(())
-    } else {
-        Err(Reason::SpoofedArp)
-    }
+    if same_mac(sender_mac, endpoint.mac) && arp.sender_ip == endpoint.ip4 { Ok(()) } else { Err(Reason::SpoofedArp) }
 }
 
 /// The workload only hears what is asked of it.

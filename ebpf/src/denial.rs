@@ -145,12 +145,9 @@ impl Origin {
     fn at(ifindex: u32) -> Self {
         let slot = ifindex.wrapping_sub(SLOT_IFINDEX_BASE);
         match crate::maps::EP.get(slot) {
-            Some(endpoint) => Self {
-                ifindex,
-                slot,
-                incarnation: endpoint.incarnation,
-                flags: Head::unpack(endpoint.head).flags,
-            },
+            Some(endpoint) => {
+                Self { ifindex, slot, incarnation: endpoint.incarnation, flags: Head::unpack(endpoint.head).flags }
+            }
             None => Self { ifindex, slot: u32::MAX, incarnation: 0, flags: 0 },
         }
     }

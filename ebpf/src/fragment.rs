@@ -33,9 +33,7 @@ pub(crate) fn follow(local: &Local, packet: &Packet, direction: u8) -> Result<()
     // SAFETY: LRU elements are preallocated: a recycled one has another datagram's stamps, of an
     // endpoint of the same generation by chance at most.
     let passed = match unsafe { FRAG4.get(key(local, packet, direction)) } {
-        Some(value) => {
-            value.generation == local.head.generation && value.incarnation == local.endpoint.incarnation
-        }
+        Some(value) => value.generation == local.head.generation && value.incarnation == local.endpoint.incarnation,
         None => false,
     };
     if passed { Ok(()) } else { Err(Reason::Fragment.into()) }

@@ -123,8 +123,7 @@ impl Winner {
         let better = self.verdict == verdict::NONE
             || value.precedence > self.precedence
             || (value.precedence == self.precedence
-                && (value.verdict < self.verdict
-                    || (value.verdict == self.verdict && value.rule < self.rule)));
+                && (value.verdict < self.verdict || (value.verdict == self.verdict && value.rule < self.rule)));
         if better {
             *self = Self { precedence: value.precedence, rule: value.rule, verdict: value.verdict };
         }

@@ -4,8 +4,8 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use weft_abi::{
-    CidrKey4, Conn, ConnKey4, DenialBucket, DenialPair, Endpoint, Frag, FragKey4, Host, HostAddr4,
-    MAX_SLOTS, Peer, PeerKey4, PolicyKey, PolicyValue, RangeKey, Reason, capacity,
+    CidrKey4, Conn, ConnKey4, DenialBucket, DenialPair, Endpoint, Frag, FragKey4, Host, HostAddr4, MAX_SLOTS, Peer,
+    PeerKey4, PolicyKey, PolicyValue, RangeKey, Reason, capacity,
 };
 
 /// Endpoints by slot. Mapped into the agent's memory, so that an endpoint's head is one store.
@@ -22,8 +22,7 @@ pub(crate) static CT_EST4: LruHashMap<ConnKey4, Conn> = LruHashMap::with_max_ent
 pub(crate) static CT_HALF4: LruHashMap<ConnKey4, Conn> = LruHashMap::with_max_entries(capacity::CT_HALF4, 0);
 
 #[map(name = "pol")]
-pub(crate) static POL: HashMap<PolicyKey, PolicyValue> =
-    HashMap::with_max_entries(capacity::POL, BPF_F_NO_PREALLOC);
+pub(crate) static POL: HashMap<PolicyKey, PolicyValue> = HashMap::with_max_entries(capacity::POL, BPF_F_NO_PREALLOC);
 
 #[map(name = "ranges")]
 pub(crate) static RANGES: LpmTrie<RangeKey, PolicyValue> = LpmTrie::with_max_entries(capacity::RANGES, 0);
@@ -35,8 +34,7 @@ pub(crate) static CIDR4: LpmTrie<CidrKey4, u32> = LpmTrie::with_max_entries(capa
 pub(crate) static PEERS4: LpmTrie<PeerKey4, Peer> = LpmTrie::with_max_entries(capacity::PEERS4, 0);
 
 #[map(name = "host4")]
-pub(crate) static HOST4: HashMap<HostAddr4, u8> =
-    HashMap::with_max_entries(capacity::HOST4, BPF_F_NO_PREALLOC);
+pub(crate) static HOST4: HashMap<HostAddr4, u8> = HashMap::with_max_entries(capacity::HOST4, BPF_F_NO_PREALLOC);
 
 #[map(name = "frag4")]
 pub(crate) static FRAG4: LruHashMap<FragKey4, Frag> = LruHashMap::with_max_entries(capacity::FRAG4, 0);

@@ -143,9 +143,7 @@ pub(crate) fn copy<T: Copy>(ctx: &TcContext, offset: u32) -> Result<T, Reason> {
     let mut value = MaybeUninit::<T>::uninit();
     let size = size_of::<T>() as u32;
     // SAFETY: the helper writes `size` bytes to `value`, or fails.
-    let result = unsafe {
-        bpf_skb_load_bytes(ctx.as_ptr().cast_const(), offset, value.as_mut_ptr().cast(), size)
-    };
+    let result = unsafe { bpf_skb_load_bytes(ctx.as_ptr().cast_const(), offset, value.as_mut_ptr().cast(), size) };
     if result != 0 {
         return Err(Reason::Malformed);
     }

@@ -127,9 +127,7 @@ fn unreachable(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
         add(0, &quoted)
     };
     // SAFETY: makes room between the Ethernet header and the quoted packet, or fails.
-    let grown = unsafe {
-        bpf_skb_adjust_room(ctx.skb.skb, (IP_LEN + ICMP_LEN) as i32, BPF_ADJ_ROOM_MAC, 0)
-    };
+    let grown = unsafe { bpf_skb_adjust_room(ctx.skb.skb, (IP_LEN + ICMP_LEN) as i32, BPF_ADJ_ROOM_MAC, 0) };
     if grown != 0 {
         return Err(Reason::Malformed);
     }

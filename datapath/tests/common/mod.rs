@@ -147,8 +147,14 @@ impl Bench {
         let peer = |underlay, vtep, gbp, unmanaged| PeerHost { underlay, vtep, gbp, unmanaged };
         let ops = [
             MapOp::PutPeer("10.255.2.0/24".parse().unwrap(), peer(REMOTE_UNDERLAY, REMOTE_VTEP, true, false)),
-            MapOp::PutPeer("10.255.4.0/24".parse().unwrap(), peer(PLAIN_UNDERLAY, Ipv4Addr::new(10, 255, 4, 0), false, false)),
-            MapOp::PutPeer("10.255.3.0/24".parse().unwrap(), peer(FLANNEL_UNDERLAY, Ipv4Addr::new(10, 255, 3, 0), false, true)),
+            MapOp::PutPeer(
+                "10.255.4.0/24".parse().unwrap(),
+                peer(PLAIN_UNDERLAY, Ipv4Addr::new(10, 255, 4, 0), false, false),
+            ),
+            MapOp::PutPeer(
+                "10.255.3.0/24".parse().unwrap(),
+                peer(FLANNEL_UNDERLAY, Ipv4Addr::new(10, 255, 3, 0), false, true),
+            ),
             MapOp::PutHostAddress(HOST),
             MapOp::PutHostAddress(GATEWAY),
             MapOp::PutHostAddress(VTEP),
@@ -201,7 +207,7 @@ impl Bench {
     }
 
     /// What the host itself sends to the workload.
-    pub fn from_host(&self, frame: &[u8]) -> Outcome {
+    pub fn by_host(&self, frame: &[u8]) -> Outcome {
         self.probe(Program::ToWorkload, frame, 0, 0)
     }
 
