@@ -6,7 +6,9 @@ mod common;
 
 use common::{Etcd, PATIENCE};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Barrier;
 use weft_api::stored::{EnforcedDocument, HostDocument};
 use weft_model::id::{GroupId, Tag};
 use weft_model::policy::{Policy, PortRange, Protocol};
@@ -474,22 +476,31 @@ async fn a_large_request_is_seen_whole_or_not_at_all() {
     let mut follower = reader.follow_policies(None).await.unwrap();
     let many = many();
     let all: BTreeSet<Policy> = many.iter().cloned().chain([policy("a", "b", 1)]).collect();
-    let creating = tokio::spawn(async move {
-        let created = writer.create(&many).await.unwrap();
-        let deleted = writer.delete(&many).await.unwrap();
-        (created, deleted, many.len())
-    });
-    // Lists in a tight loop, beside the follower, each must be one of the two states.
-    let lister = tokio::spawn({
-        let all = all.clone();
+    // Nobody deletes before both readers have seen what was created: they may pass over a state.
+    let seen_by_all = Arc::new(Barrier::new(3));
+    let creating = tokio::spawn({
+        let seen_by_all = Arc::clone(&seen_by_all);
         async move {
-            let mut states = BTreeSet::new();
-            loop {
-                let view = reader.policies().await.unwrap();
-                assert!(view.policies.len() == 1 || view.policies == all, "{} policies listed", view.policies.len());
-                states.insert(view.policies.len());
-                if states.len() == 2 && view.policies.len() == 1 {
-                    return;
+            let created = writer.create(&many).await.unwrap();
+            seen_by_all.wait().await;
+            let deleted = writer.delete(&many).await.unwrap();
+            (created, deleted, many.len())
+        }
+    });
+    // Lists in a tight loop, beside the follower; each must be one of the two states.
+    let lister = tokio::spawn({
+        let (all, seen_by_all) = (all.clone(), Arc::clone(&seen_by_all));
+        async move {
+            for wanted in [all.len(), 1] {
+                loop {
+                    let view = reader.policies().await.unwrap();
+                    assert!(view.policies.len() == 1 || view.policies == all, "{} listed", view.policies.len());
+                    if view.policies.len() == wanted {
+                        break;
+                    }
+                }
+                if wanted > 1 {
+                    seen_by_all.wait().await;
                 }
             }
         }
@@ -501,6 +512,9 @@ async fn a_large_request_is_seen_whole_or_not_at_all() {
             let view = follower.view();
             assert!(view.policies.len() == 1 || view.policies == all, "{} policies seen", view.policies.len());
             seen.push((view.revision, view.policies.len()));
+            if seen.len() == 1 {
+                seen_by_all.wait().await;
+            }
         }
     };
     tokio::time::timeout(PATIENCE, watching).await.unwrap();
