@@ -4,9 +4,9 @@
 CARGO ?= cargo
 RELEASE := target/release
 # The plugin is started for every workload: linked statically, so that no library is searched for.
-PLUGIN := target/x86_64-unknown-linux-gnu/release/weft-cni
+PLUGIN := target/x86_64-unknown-linux-gnu/plugin/weft-cni
 
-.PHONY: demo test bench build setup fmt lint unit integration clean-lab
+.PHONY: demo test bench build setup fmt lint unit integration
 
 demo: build
 	$(RELEASE)/weft-lab demo
@@ -22,7 +22,7 @@ setup:
 build: setup
 	$(CARGO) build --release -p weft-agent -p weft-policy-server -p weft-cli -p weft-lab
 	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
-		$(CARGO) build --release -p weft-cni-plugin --target x86_64-unknown-linux-gnu
+		$(CARGO) build --profile plugin -p weft-cni-plugin --target x86_64-unknown-linux-gnu
 	cp -f $(PLUGIN) $(RELEASE)/weft-cni.new && mv -f $(RELEASE)/weft-cni.new $(RELEASE)/weft-cni
 
 fmt: setup
@@ -34,6 +34,7 @@ lint: setup
 unit: setup
 	$(CARGO) test --workspace --exclude weft-tests --exclude weft-lab
 
-# The lab drives the release binaries, the same that are shipped.
-integration: build
-	$(CARGO) test -p weft-lab -p weft-tests
+# The lab of the tests drives the binaries next to them, built without optimisation.
+integration: setup
+	$(CARGO) build -p weft-agent -p weft-policy-server -p weft-cli -p weft-lab -p weft-cni-plugin
+	$(CARGO) test -p weft-lab -p weft-tests -- --test-threads=2

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: every lab of this process is removed, then the process ends.
+//! Ctrl-C, SIGTERM and panics: every lab of this process is removed, then the process ends.
 
 use nix::sys::signal::{SigSet, Signal};
 use std::collections::BTreeSet;
@@ -28,13 +28,24 @@ pub fn watch() -> anyhow::Result<()> {
     signals.thread_block()?;
     std::thread::spawn(move || {
         let Ok(signal) = signals.wait() else { return };
-        let labs = LABS.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for lab in labs {
-            if let Err(error) = crate::teardown::down(&lab) {
-                crate::demo::tell(&format!("{error:#}"));
-            }
-        }
+        remove_all();
         std::process::exit(128 + signal as i32);
     });
+    // Released binaries abort on a panic: nothing is dropped.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        remove_all();
+        std::process::exit(101);
+    }));
     Ok(())
+}
+
+fn remove_all() {
+    let labs = LABS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for lab in labs {
+        if let Err(error) = crate::teardown::down(&lab) {
+            crate::demo::tell(&format!("{error:#}"));
+        }
+    }
 }
