@@ -31,7 +31,7 @@ pub enum Attached {
 impl Program {
     fn side(self) -> Side {
         match self {
-            Self::FromWorkload | Self::FromOverlay | Self::FromUnderlay => Side::Ingress,
+            Self::FromWorkload | Self::FromOverlay | Self::FromUnderlay | Self::Empty => Side::Ingress,
             Self::ToWorkload | Self::ToOverlay => Side::Egress,
         }
     }

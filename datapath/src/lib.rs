@@ -29,3 +29,10 @@ pub use object::Program;
 pub use open::{Datapath, Report};
 pub use probe::{Outcome, Probe};
 pub use weft_abi::{DenialEvent, Reason, action, direction};
+
+// The agent moves both to threads of their own.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Datapath>();
+    is_send::<DenialReader>();
+};

@@ -18,12 +18,14 @@ pub enum Program {
     FromOverlay,
     /// Ingress of the underlay's devices.
     FromUnderlay,
+    /// Attached nowhere: what a probe costs by itself, for benchmarks to subtract.
+    Empty,
 }
 
 impl Program {
     /// All.
-    pub const ALL: [Self; 5] =
-        [Self::FromWorkload, Self::ToWorkload, Self::ToOverlay, Self::FromOverlay, Self::FromUnderlay];
+    pub const ALL: [Self; 6] =
+        [Self::FromWorkload, Self::ToWorkload, Self::ToOverlay, Self::FromOverlay, Self::FromUnderlay, Self::Empty];
 
     /// Its name in the object, in `bpftool` and in pins.
     #[must_use]
@@ -34,6 +36,7 @@ impl Program {
             Self::ToOverlay => "to_overlay",
             Self::FromOverlay => "from_overlay",
             Self::FromUnderlay => "from_underlay",
+            Self::Empty => "empty",
         }
     }
 }

@@ -256,6 +256,5 @@ fn maps_tell_their_size() {
     let memory = bench.datapath.map_memory().unwrap();
     assert_eq!(memory.len(), 13);
     let total: u64 = memory.values().sum();
-    println!("{total} bytes: {memory:?}");
     assert!((1 << 20..64 << 20).contains(&total), "{memory:?}");
 }
