@@ -19,7 +19,8 @@ use weft_store::hosts::HostStore;
 /// The underlay cannot be found, or the kernel cannot be read.
 pub async fn print(config: Config) -> anyhow::Result<()> {
     let mut kernel = Executor::here()?;
-    let underlay = underlay(&mut kernel, config.interface.as_ref(), config.public_ip).map_err(|error| anyhow!(error))?;
+    let underlay =
+        underlay(&mut kernel, config.interface.as_ref(), config.public_ip).map_err(|error| anyhow!(error))?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "underlay: {} ({}), mtu {}", underlay.name, underlay.address, underlay.mtu)?;
     let (overlay, subnet, peers) = match known(&config, underlay.address).await {
@@ -62,14 +63,17 @@ async fn known(config: &Config, public_ip: std::net::Ipv4Addr) -> Result<Known, 
             let stored = store.network().await.map_err(|error| chain(&error))?;
             let stored = stored.ok_or_else(|| format!("nothing is configured at {}/config", config.etcd_prefix))?;
             let own = view.leases.iter().find(|(_, entry)| entry.value.public_ip == public_ip);
-            let own = own.map(|(subnet, _)| *subnet).ok_or_else(|| format!("no lease bears {public_ip} yet: starting weftd takes one"))?;
+            let own = own
+                .map(|(subnet, _)| *subnet)
+                .ok_or_else(|| format!("no lease bears {public_ip} yet: starting weftd takes one"))?;
             let peers = crate::leases::peers(&view, Some(own), public_ip);
             Ok((Overlay::new(config, &stored), own, peers.iter().map(crate::worker::placement::peer).collect()))
         }
         Err(error) => {
             let cached = Cache::at(&config.state_dir).lease();
             let cached = cached.ok_or_else(|| format!("{}, and no lease is kept on disk", chain(&error)))?;
-            let network = NetworkConfig::new(cached.network, Some(cached.subnet_len), None, None).map_err(|error| error.to_string())?;
+            let network = NetworkConfig::new(cached.network, Some(cached.subnet_len), None, None)
+                .map_err(|error| error.to_string())?;
             let peers = cached.peers.iter().map(crate::worker::placement::peer).collect();
             Ok((Overlay { network, vni: cached.vni, port: cached.port }, cached.subnet, peers))
         }

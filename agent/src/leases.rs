@@ -185,11 +185,8 @@ impl<S: HostStore> LeaseKeeper<S> {
 
     /// Does a conditional write; whether it won.
     async fn write(&mut self, write: &Write, overlay: &Overlay, view: &HostsView) -> Result<bool, StoreError> {
-        let value = |subnet: Subnet| LeaseValue {
-            public_ip: self.me.public_ip,
-            vni: overlay.vni,
-            vtep_mac: subnet.vtep_mac(),
-        };
+        let value =
+            |subnet: Subnet| LeaseValue { public_ip: self.me.public_ip, vni: overlay.vni, vtep_mac: subnet.vtep_mac() };
         let claim = match write {
             Write::Create(subnet) => self.store.create(*subnet, &value(*subnet), &self.record(*subnet)).await?,
             Write::Adopt(subnet) => {
@@ -234,7 +231,10 @@ impl<S: HostStore> LeaseKeeper<S> {
         match self.store.keep_alive(hold.lease_id).await? {
             Some(_) => self.kept_alive = Instant::now(),
             None => {
-                tracing::warn!(lease = hold.lease_id, "the store's lease has run out: the next look claims the subnet again");
+                tracing::warn!(
+                    lease = hold.lease_id,
+                    "the store's lease has run out: the next look claims the subnet again"
+                );
                 self.hold = None;
             }
         }
@@ -305,9 +305,11 @@ impl<S: HostStore> LeaseKeeper<S> {
             self.said = Some(text.clone());
         }
         self.worker.send(Command::Store { connected: false, error: Some(text) });
-        let Some(network) = self.cached.as_ref().and_then(|cached| {
-            NetworkConfig::new(cached.network, Some(cached.subnet_len), None, None).ok()
-        }) else {
+        let Some(network) = self
+            .cached
+            .as_ref()
+            .and_then(|cached| NetworkConfig::new(cached.network, Some(cached.subnet_len), None, None).ok())
+        else {
             tokio::time::sleep(RETRY).await;
             return;
         };
@@ -366,7 +368,8 @@ fn seen(view: &HostsView) -> Seen {
 pub(crate) fn peers(view: &HostsView, own: Option<Subnet>, public_ip: std::net::Ipv4Addr) -> Vec<CachedPeer> {
     let records: BTreeMap<Subnet, &HostDocument> =
         view.records.values().map(|record| (record.subnet, record)).collect();
-    let others = view.leases.iter().filter(|(subnet, entry)| Some(**subnet) != own && entry.value.public_ip != public_ip);
+    let others =
+        view.leases.iter().filter(|(subnet, entry)| Some(**subnet) != own && entry.value.public_ip != public_ip);
     others
         .map(|(subnet, entry)| {
             let record = records.get(subnet).filter(|record| record.public_ip == entry.value.public_ip);

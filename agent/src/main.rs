@@ -20,9 +20,8 @@ fn main() -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        let result = runtime.block_on(async {
-            if dry { dry_run::print(config).await } else { run::run(config).await }
-        });
+        let result =
+            runtime.block_on(async { if dry { dry_run::print(config).await } else { run::run(config).await } });
         // Tasks that wait for the store or the ring buffer have nothing to finish.
         runtime.shutdown_background();
         result

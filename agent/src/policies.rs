@@ -19,7 +19,11 @@ const FROZEN: Duration = Duration::from_secs(5);
 pub async fn follow<S: PolicyStore>(store: S, cache: Cache, worker: Worker) {
     let mut known = cache.policies();
     if let Some(view) = &known {
-        tracing::info!(revision = view.revision, policies = view.policies.len(), "going on with the policies kept on disk");
+        tracing::info!(
+            revision = view.revision,
+            policies = view.policies.len(),
+            "going on with the policies kept on disk"
+        );
         worker.send(Command::Policies(Arc::new(view.clone())));
     }
     let mut said = String::new();
@@ -37,7 +41,11 @@ pub async fn follow<S: PolicyStore>(store: S, cache: Cache, worker: Worker) {
             tracing::warn!(error = %text, "cannot follow policies: going on with those in force, trying again");
         }
         said.clone_from(&text);
-        let alarm = if frozen { format!("policies are frozen: {text}") } else { format!("policies cannot be followed: {text}") };
+        let alarm = if frozen {
+            format!("policies are frozen: {text}")
+        } else {
+            format!("policies cannot be followed: {text}")
+        };
         worker.send(Command::Alarm { about: "policies", text: Some(alarm) });
         tokio::time::sleep(if frozen { FROZEN } else { RETRY }).await;
     }

@@ -41,7 +41,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ..EtcdOptions::new(config.etcd_endpoints.clone(), me.node.as_str())
     })?;
     let feed = DenialFeed::default();
-    let keeper = LeaseKeeper::new(store.clone(), config.clone(), me.clone(), cache.clone(), worker.clone(), directory.clone());
+    let keeper =
+        LeaseKeeper::new(store.clone(), config.clone(), me.clone(), cache.clone(), worker.clone(), directory.clone());
     tokio::spawn(keeper.run());
     tokio::spawn(policies::follow(store, cache, worker.clone()));
     tokio::spawn(notice_changes(worker.clone()));
@@ -63,17 +64,21 @@ fn lock(path: &Path) -> anyhow::Result<File> {
     let file = File::create(path).with_context(|| format!("run_dir: cannot make {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(anyhow!("another weftd runs on this host: it holds {}; stop it first, or give this one its own --run-dir", path.display()))
-        }
+        Err(TryLockError::WouldBlock) => Err(anyhow!(
+            "another weftd runs on this host: it holds {}; stop it first, or give this one its own --run-dir",
+            path.display()
+        )),
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 
 fn host_name(config: &Config, cache: &Cache) -> anyhow::Result<HostName> {
     let mut kernel = Executor::here().context("cannot open a netlink socket")?;
-    let underlay = underlay(&mut kernel, config.interface.as_ref(), config.public_ip).map_err(|error| anyhow!(error))?;
-    let node = cache.node_id().with_context(|| format!("state_dir: cannot keep this host's id in {}", config.state_dir.display()))?;
+    let underlay =
+        underlay(&mut kernel, config.interface.as_ref(), config.public_ip).map_err(|error| anyhow!(error))?;
+    let node = cache
+        .node_id()
+        .with_context(|| format!("state_dir: cannot keep this host's id in {}", config.state_dir.display()))?;
     Ok(HostName { node, hostname: config.hostname.clone(), public_ip: underlay.address })
 }
 

@@ -138,7 +138,11 @@ pub struct Outlets {
 ///
 /// # Errors
 /// The thread, or its netlink socket, cannot be made.
-pub fn spawn(config: Arc<Config>, me: HostName, outlets: Outlets) -> anyhow::Result<(Worker, std::thread::JoinHandle<()>)> {
+pub fn spawn(
+    config: Arc<Config>,
+    me: HostName,
+    outlets: Outlets,
+) -> anyhow::Result<(Worker, std::thread::JoinHandle<()>)> {
     let (sender, receiver) = mpsc::channel();
     let core = Core::new(config, me, outlets)?;
     let thread = std::thread::Builder::new().name("worker".to_owned()).spawn(move || core.run(&receiver))?;
@@ -304,4 +308,3 @@ fn answer<T>(reply: oneshot::Sender<Reply<T>>, result: Reply<T>) {
     }
     drop(reply.send(result));
 }
-

@@ -50,7 +50,10 @@ fn play(story: &mut Story, name: &str) -> Result<()> {
     }
     let begun = Instant::now();
     let mut lab = Lab::up(options)?;
-    story.pass("n1 and n2 (kubernetes) and c1 (cell) are ready", &format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1e3));
+    story.pass(
+        "n1 and n2 (kubernetes) and c1 (cell) are ready",
+        &format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1e3),
+    );
     chapters::leases(story, &lab);
     chapters::kubernetes_rules(story, &mut lab)?;
     let cast = Cast::assemble(&mut lab)?;

@@ -124,7 +124,8 @@ impl Host {
     pub fn start_agent(&mut self) -> Result<()> {
         anyhow::ensure!(self.agent.is_none(), "the agent of {} runs already", self.name());
         let mut command = self.agent_command()?;
-        self.agent = Some(Process::start(&format!("weftd of {}", self.name()), &mut command, &self.folder.join("weftd.log"))?);
+        self.agent =
+            Some(Process::start(&format!("weftd of {}", self.name()), &mut command, &self.folder.join("weftd.log"))?);
         Ok(())
     }
 

@@ -78,7 +78,10 @@ impl Lab {
         let LabOptions { name, hosts } = options;
         anyhow::ensure!(nix::unistd::geteuid().is_root(), "a lab needs root: it makes network namespaces");
         anyhow::ensure!((1..=20).contains(&name.len()), "name: invalid value {name:?}: 1 to 20 characters");
-        anyhow::ensure!(teardown::leftovers(&name).is_empty(), "a lab named {name} exists: `weft-lab down {name}` removes it");
+        anyhow::ensure!(
+            teardown::leftovers(&name).is_empty(),
+            "a lab named {name} exists: `weft-lab down {name}` removes it"
+        );
         signals::register(&name);
         let made = Self::make(&name, hosts);
         if made.is_err() {
@@ -109,7 +112,10 @@ impl Lab {
     /// There is none.
     #[must_use]
     pub fn host(&self, name: &str) -> &Host {
-        self.hosts.iter().find(|host| host.name() == name).unwrap_or_else(|| panic!("no host {name} in lab {}", self.name))
+        self.hosts
+            .iter()
+            .find(|host| host.name() == name)
+            .unwrap_or_else(|| panic!("no host {name} in lab {}", self.name))
     }
 
     /// A host by its name, to be changed.
@@ -259,7 +265,8 @@ pub fn remove_netns(workload: &Workload) -> Result<()> {
 }
 
 fn rest(method: &str, url: &str, body: Option<&str>) -> Result<(u16, String)> {
-    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(10)));
+    let config =
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(10)));
     let agent = ureq::Agent::new_with_config(config.build());
     let bearer = format!("Bearer {TOKEN}");
     let mut response = match (method, body) {

@@ -57,7 +57,12 @@ fn up(name: &str) -> Result<()> {
     let lab = Lab::up(LabOptions::three(name))?;
     for host in lab.hosts() {
         let subnet = host.status()?.subnet.map(|subnet| subnet.to_string()).unwrap_or_default();
-        demo::tell(&format!("{}  {}  {subnet}  weft --socket {} status", host.name(), host.address, host.socket().display()));
+        demo::tell(&format!(
+            "{}  {}  {subnet}  weft --socket {} status",
+            host.name(),
+            host.address,
+            host.socket().display()
+        ));
     }
     demo::tell(&format!("remove it with: weft-lab down {name}"));
     lab.keep();

@@ -23,7 +23,11 @@ impl Process {
     /// # Errors
     /// It cannot be started.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
-        let file = File::options().create(true).append(true).open(log).with_context(|| format!("cannot open {}", log.display()))?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("cannot open {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
@@ -59,7 +63,12 @@ impl Process {
     ///
     /// # Errors
     /// The deadline passed, or the process ended: its last words.
-    pub fn wait_until(&mut self, what: &str, deadline: Duration, condition: impl Fn() -> Result<bool>) -> Result<Duration> {
+    pub fn wait_until(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        condition: impl Fn() -> Result<bool>,
+    ) -> Result<Duration> {
         let mut death = None;
         let waited = crate::wait::until_true(what, deadline, || {
             death = self.check().err();
@@ -86,7 +95,8 @@ impl Process {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?);
         kill(pid, Signal::SIGTERM)?;
         let deadline = Duration::from_secs(5);
-        let waited = crate::wait::until("the process's end", deadline, || self.child.try_wait().ok().flatten().ok_or(()));
+        let waited =
+            crate::wait::until("the process's end", deadline, || self.child.try_wait().ok().flatten().ok_or(()));
         match waited {
             Ok((status, _)) => Ok(status),
             Err(_) => {

@@ -54,7 +54,11 @@ impl Etcd {
         let mut process = Process::start("etcd", &mut command, &self.folder.join("etcd.log"))?;
         let ctl = netns(&self.lab, "ctl");
         process.wait_until("etcd to be healthy", Duration::from_secs(15), || {
-            Ok(sh_in(&ctl, &format!("etcdctl --endpoints {url} --dial-timeout 1s --command-timeout 1s endpoint health")).is_ok())
+            Ok(sh_in(
+                &ctl,
+                &format!("etcdctl --endpoints {url} --dial-timeout 1s --command-timeout 1s endpoint health"),
+            )
+            .is_ok())
         })?;
         self.process = Some(process);
         Ok(())
@@ -120,12 +124,11 @@ impl PolicyServer {
         std::fs::write(&token, TOKEN)?;
         let ctl = netns(&self.lab, "ctl");
         let mut command = command_in(&ctl, &binary("weft-policy-server")?);
-        command
-            .args(["--listen", &format!("{CTL}:4002"), "--etcd", &Etcd::url(), "--token-file"])
-            .arg(&token);
+        command.args(["--listen", &format!("{CTL}:4002"), "--etcd", &Etcd::url(), "--token-file"]).arg(&token);
         let mut process = Process::start("weft-policy-server", &mut command, &self.folder.join("policy-server.log"))?;
         process.wait_until("the policy server to answer", Duration::from_secs(15), || {
-            Ok(crate::probe::connects(&ctl, std::net::SocketAddr::from((CTL, 4002)), Duration::from_millis(200)).is_ok())
+            Ok(crate::probe::connects(&ctl, std::net::SocketAddr::from((CTL, 4002)), Duration::from_millis(200))
+                .is_ok())
         })?;
         self.process = Some(process);
         Ok(())

@@ -39,7 +39,8 @@ pub fn down(lab: &str) -> Result<()> {
             complaints.push(format!("process {pid}: {error}"));
         }
     }
-    let gone = crate::wait::until_true("the lab's processes to end", Duration::from_secs(5), || Ok(processes(lab).is_empty()));
+    let gone =
+        crate::wait::until_true("the lab's processes to end", Duration::from_secs(5), || Ok(processes(lab).is_empty()));
     complaints.extend(gone.err().map(|error| error.to_string()));
     for netns in namespaces(lab) {
         complaints.extend(sh(&format!("ip netns del {netns}")).err().map(|error| error.to_string()));

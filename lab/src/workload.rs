@@ -124,7 +124,13 @@ impl CniCall {
         let Output { status, stdout, stderr } = self.run(host)?;
         let text = String::from_utf8_lossy(&stdout);
         if !status.success() {
-            bail!("weft-cni {} {}: {status}: {}{}", self.command, self.container_id, text.trim(), String::from_utf8_lossy(&stderr));
+            bail!(
+                "weft-cni {} {}: {status}: {}{}",
+                self.command,
+                self.container_id,
+                text.trim(),
+                String::from_utf8_lossy(&stderr)
+            );
         }
         if text.trim().is_empty() {
             return Ok(Value::Null);
@@ -138,7 +144,9 @@ impl CniCall {
 pub fn add_call(host: &Host, options: &WorkloadOptions, container_id: &str, netns: &Path) -> CniCall {
     let section = json!({"socket": host.socket()});
     let (args, stdin) = match &options.dialect {
-        Dialect::Containerd { namespace, group } => containerd(options, container_id, namespace, group.as_deref(), &section),
+        Dialect::Containerd { namespace, group } => {
+            containerd(options, container_id, namespace, group.as_deref(), &section)
+        }
         Dialect::Garden { app } => (String::new(), garden(app.as_deref(), &section)),
     };
     CniCall {

@@ -29,7 +29,8 @@ impl Denial {
         let icmp = event.proto == 1;
         let record = DenialRecord {
             at: at.to_string(),
-            reason: Reason::from_code(event.reason).map_or_else(|| format!("code {}", event.reason), |r| r.name().to_owned()),
+            reason: Reason::from_code(event.reason)
+                .map_or_else(|| format!("code {}", event.reason), |r| r.name().to_owned()),
             action: match event.action {
                 action::REJECT => "reject",
                 action::AUDIT => "audit",

@@ -36,7 +36,9 @@ impl Sinks {
         if config.kernel_log {
             match OpenOptions::new().write(true).open("/dev/kmsg") {
                 Ok(file) => sinks.kernel = Some(file),
-                Err(error) => tracing::warn!(%error, "the kernel log cannot be written: denials go to {} only", sinks.path.display()),
+                Err(error) => {
+                    tracing::warn!(%error, "the kernel log cannot be written: denials go to {} only", sinks.path.display())
+                }
             }
         }
         sinks
@@ -95,11 +97,8 @@ fn open_log(path: &Path) -> io::Result<File> {
 }
 
 fn container(denial: &Denial, me: &HostName) -> CfContainer {
-    let mut container = CfContainer {
-        host_ip: me.public_ip.to_string(),
-        host_guid: me.node.to_string(),
-        ..CfContainer::default()
-    };
+    let mut container =
+        CfContainer { host_ip: me.public_ip.to_string(), host_guid: me.node.to_string(), ..CfContainer::default() };
     if let Some(judge) = &denial.judge {
         container.container_id = judge.attachment.container_id.to_string();
         container.app_guid = judge.group.as_ref().map(ToString::to_string).unwrap_or_default();

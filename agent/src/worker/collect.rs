@@ -87,7 +87,8 @@ impl Core {
     /// the plugin may be at it.
     fn collect_unnamed(&mut self, link: &LinkInfo) {
         let Some(slot) = slot_of(link) else { return };
-        let ours = link.alias.is_none() && link.kind == LinkKind::Veth && link.name.as_str().starts_with("weft") && !link.up;
+        let ours =
+            link.alias.is_none() && link.kind == LinkKind::Veth && link.name.as_str().starts_with("weft") && !link.up;
         let reserved = self.pool.as_ref().is_none_or(|pool| pool.owner(slot).is_some());
         if !ours || reserved {
             return;
@@ -142,10 +143,9 @@ impl Core {
             if name.starts_with('.') || !name.ends_with(".json") {
                 continue;
             }
-            if self.take_note(&path) {
-                if let Err(error) = fs::remove_file(&path) {
-                    tracing::error!(path = %path.display(), %error, "cannot remove a note that was carried out");
-                }
+            let removed = if self.take_note(&path) { fs::remove_file(&path) } else { Ok(()) };
+            if let Err(error) = removed {
+                tracing::error!(path = %path.display(), %error, "cannot remove a note that was carried out");
             }
         }
     }

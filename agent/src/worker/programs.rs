@@ -36,7 +36,11 @@ impl Core {
                     Err(error) => tracing::error!(error = %chain(&error), "denials are counted but cannot be read"),
                 }
                 self.programmed = taken_over(&datapath);
-                tracing::info!(endpoints = self.programmed.endpoints.len(), orphaned_sets = self.programmed.orphans.len(), "kernel programs are loaded");
+                tracing::info!(
+                    endpoints = self.programmed.endpoints.len(),
+                    orphaned_sets = self.programmed.orphans.len(),
+                    "kernel programs are loaded"
+                );
                 self.datapath = Some(datapath);
                 self.programs.error = None;
             }
@@ -45,7 +49,10 @@ impl Core {
     }
 
     fn programs_failed(&mut self, error: &str) {
-        tracing::error!(error, "the kernel programs are not as they should be: what is in force stays, trying again in 1 s");
+        tracing::error!(
+            error,
+            "the kernel programs are not as they should be: what is in force stays, trying again in 1 s"
+        );
         self.programs.in_sync = false;
         self.programs.error = Some(error.to_owned());
         self.due.within(RETRY);
@@ -72,7 +79,10 @@ impl Core {
         if self.datapath.is_none() {
             return;
         }
-        let result = self.attach_workloads().and_then(|()| self.program_surroundings(&host)).and_then(|()| self.program_endpoints());
+        let result = self
+            .attach_workloads()
+            .and_then(|()| self.program_surroundings(&host))
+            .and_then(|()| self.program_endpoints());
         match result {
             Ok(()) => {
                 self.programs.in_sync = true;

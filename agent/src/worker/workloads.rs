@@ -19,18 +19,32 @@ impl Core {
     fn serving(&mut self) -> Reply<(&mut Pool, &Placement)> {
         if !self.lease.serves() {
             return Err(ApiError {
-                details: self.alarms.get("lease").or_else(|| self.alarms.get("network")).cloned().or_else(|| self.store.error.clone()),
+                details: self
+                    .alarms
+                    .get("lease")
+                    .or_else(|| self.alarms.get("network"))
+                    .cloned()
+                    .or_else(|| self.store.error.clone()),
                 ..try_again(format!("agent not ready: the lease is {}", self.lease))
             });
         }
         if self.policies.is_none() {
-            return Err(ApiError { details: self.store.error.clone(), ..try_again("agent not ready: no policies were ever read") });
+            return Err(ApiError {
+                details: self.store.error.clone(),
+                ..try_again("agent not ready: no policies were ever read")
+            });
         }
         if self.datapath.is_none() {
-            return Err(ApiError { details: self.programs.error.clone(), ..try_again("agent not ready: kernel programs are not loaded") });
+            return Err(ApiError {
+                details: self.programs.error.clone(),
+                ..try_again("agent not ready: kernel programs are not loaded")
+            });
         }
         if !self.network.in_sync {
-            return Err(ApiError { details: self.network.error.clone(), ..try_again("agent not ready: the host's network is not set up") });
+            return Err(ApiError {
+                details: self.network.error.clone(),
+                ..try_again("agent not ready: the host's network is not set up")
+            });
         }
         match (&mut self.pool, &self.placement) {
             (Some(pool), Some(placement)) => Ok((pool, placement)),
@@ -92,7 +106,8 @@ impl Core {
     fn check_link(&mut self, wiring: &Wiring) -> Reply<()> {
         let name = wiring.host_ifname();
         let link = self.kernel.link(&name).map_err(|error| internal(error.to_string()))?;
-        let link = link.ok_or_else(|| internal(format!("commit of {}: link {name} does not exist", wiring.attachment)))?;
+        let link =
+            link.ok_or_else(|| internal(format!("commit of {}: link {name} does not exist", wiring.attachment)))?;
         let ours = link.alias.as_deref().and_then(Alias::parse).is_some_and(|alias| alias == wiring.alias());
         if !ours || link.index != wiring.host_index() {
             return Err(internal(format!(
@@ -127,7 +142,11 @@ impl Core {
         };
         let name = host_ifname(attachment);
         let link = self.kernel.link(&name).map_err(|error| internal(error.to_string()))?;
-        let alive = link.and_then(|link| link.alias).as_deref().and_then(Alias::parse).is_some_and(|alias| alias.token == entry.token);
+        let alive = link
+            .and_then(|link| link.alias)
+            .as_deref()
+            .and_then(Alias::parse)
+            .is_some_and(|alias| alias.token == entry.token);
         if alive {
             if token.as_ref() != Some(&entry.token) {
                 tracing::info!(%attachment, "a release that does not name the living link's token is late: ignored");
@@ -162,7 +181,9 @@ impl Core {
 }
 
 fn wiring(placement: &Placement, pool: &Pool, attachment: &Attachment, entry: &Entry) -> Reply<Wiring> {
-    let address = pool.address(entry.slot).ok_or_else(|| internal(format!("slot {} is outside {}", entry.slot.0, pool.subnet())))?;
+    let address = pool
+        .address(entry.slot)
+        .ok_or_else(|| internal(format!("slot {} is outside {}", entry.slot.0, pool.subnet())))?;
     Ok(Wiring {
         attachment: attachment.clone(),
         token: entry.token.clone(),
@@ -176,7 +197,9 @@ fn wiring(placement: &Placement, pool: &Pool, attachment: &Attachment, entry: &E
 
 fn refusal(error: PoolError) -> ApiError {
     match error {
-        PoolError::Exhausted { .. } | PoolError::NotReserved { .. } | PoolError::OtherToken { .. } => try_again(error.to_string()),
+        PoolError::Exhausted { .. } | PoolError::NotReserved { .. } | PoolError::OtherToken { .. } => {
+            try_again(error.to_string())
+        }
         PoolError::BadSlot { .. } => internal(error.to_string()),
     }
 }

@@ -53,7 +53,8 @@ fn pod(group: &str) -> WorkloadOptions {
 fn body<'a>(groups: impl Iterator<Item = &'a str>) -> String {
     let policies: Vec<_> = groups
         .map(|group| {
-            let destination = serde_json::json!({"id": group, "protocol": "tcp", "ports": {"start": 8080, "end": 8080}});
+            let destination =
+                serde_json::json!({"id": group, "protocol": "tcp", "ports": {"start": 8080, "end": 8080}});
             serde_json::json!({"source": {"id": APP}, "destination": destination})
         })
         .collect();
@@ -64,7 +65,8 @@ fn body<'a>(groups: impl Iterator<Item = &'a str>) -> String {
 fn change(lab: &Lab, from: &Path, to: &[SocketAddr], path: &str, body: &str, open: bool) -> Result<f64> {
     let start = Instant::now();
     std::thread::scope(|scope| {
-        let probes: Vec<_> = to.iter().map(|address| scope.spawn(move || judged(from, *address, open, start))).collect();
+        let probes: Vec<_> =
+            to.iter().map(|address| scope.spawn(move || judged(from, *address, open, start))).collect();
         let (status, answer) = lab.rest("POST", path, Some(body))?;
         ensure!(status == 200, "{path}: {status}: {answer}");
         let mut last = Duration::ZERO;

@@ -120,7 +120,10 @@ fn pod_to_node(nodes: &[Node], pods: &[(&str, Workload)]) -> Result<String> {
 /// Refused at once, and said why, to whom.
 pub(super) fn refused(story: &mut Story, lab: &Lab, cast: &Cast) {
     story.chapter("An app on the Diego cell asks a web server in a Kubernetes pod: no policy");
-    Story::quote(&format!("app {} on c1 → web {}:8080 on n1 ({SHOP}), dns {}:53 on n2 ({DNS})", cast.app.ip, cast.web.ip, cast.dns.ip));
+    Story::quote(&format!(
+        "app {} on c1 → web {}:8080 on n1 ({SHOP}), dns {}:53 on n2 ({DNS})",
+        cast.app.ip, cast.web.ip, cast.dns.ip
+    ));
     story.check("the request is refused at once", || {
         let begun = Instant::now();
         let error = cast.request().err().context("it was answered")?;
@@ -136,7 +139,8 @@ pub(super) fn refused(story: &mut Story, lab: &Lab, cast: &Cast) {
         let log = lab.host("n1").run_file("denials.log");
         let find = || {
             let text = std::fs::read_to_string(&log)?;
-            let line = text.lines().find(|line| line.contains(APP) && line.contains(SHOP) && line.contains("ingress-denied"));
+            let line =
+                text.lines().find(|line| line.contains(APP) && line.contains(SHOP) && line.contains("ingress-denied"));
             line.map(str::to_owned).context("no such line yet")
         };
         let (line, _) = wait::until("the line", 2 * SECOND, find)?;
@@ -182,7 +186,11 @@ pub(super) fn allowed(story: &mut Story, lab: &Lab, cast: &Cast) {
         lab.allow(APP, DNS, "udp", 53)?;
         let (address, _) = wait::until("the look-up to succeed", 2 * SECOND, || cast.look_up())?;
         ensure!(address == cast.web.ip, "resolved to {address}");
-        Ok(format!("{} resolved to {address}, {:.1} ms after the POST was sent", super::cast::NAME, begun.elapsed().as_secs_f64() * 1e3))
+        Ok(format!(
+            "{} resolved to {address}, {:.1} ms after the POST was sent",
+            super::cast::NAME,
+            begun.elapsed().as_secs_f64() * 1e3
+        ))
     });
     story.check("other ports stay closed", || {
         let other = SocketAddr::from((cast.web.ip, 8081));
@@ -208,7 +216,11 @@ pub(super) fn revoked(story: &mut Story, lab: &Lab, cast: &Cast) -> Result<()> {
         lab.disallow(APP, SHOP, "tcp", 8080)?;
         stream.stops(Duration::from_millis(200), 3 * SECOND)?;
         let how = if stream.broke() { "it was reset" } else { "no byte arrives any more" };
-        Ok(format!("{how}, {} bytes in all, at most {} ms after the request", stream.bytes(), begun.elapsed().as_millis()))
+        Ok(format!(
+            "{how}, {} bytes in all, at most {} ms after the request",
+            stream.bytes(),
+            begun.elapsed().as_millis()
+        ))
     });
     story.check("a new request is refused", || {
         let error = cast.request().err().context("it was answered")?;
@@ -264,7 +276,11 @@ pub(super) fn alone(story: &mut Story, lab: &mut Lab, cast: &Cast) -> Result<()>
         let _server = HttpServer::start(&pod.netns, 8080)?;
         // The cell's agent is still dead: its app is judged by n1's new workload alone.
         probe::get(&cast.app.netns, SocketAddr::from((pod.ip, 8080)), SECOND)?;
-        Ok(format!("{} in {:.1} ms; the app reaches it, as the policy for its namespace says", pod.ip, took.as_secs_f64() * 1e3))
+        Ok(format!(
+            "{} in {:.1} ms; the app reaches it, as the policy for its namespace says",
+            pod.ip,
+            took.as_secs_f64() * 1e3
+        ))
     });
     if let Ok(pod) = &pod {
         lab.del("n1", pod)?;
