@@ -19,7 +19,7 @@ pub use policies::EtcdPolicyFollower;
 
 use crate::StoreError;
 use keys::Keys;
-use std::collections::BTreeSet;
+use policies::tags::UsedTags;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -96,7 +96,7 @@ struct Inner {
 struct Memory {
     epoch: Option<String>,
     /// Tags with a document, live or in quarantine: a hint, every write checks again.
-    tags: Option<BTreeSet<u16>>,
+    tags: Option<UsedTags>,
 }
 
 impl EtcdStore {

@@ -14,6 +14,7 @@ use crate::etcd::call::{CallError, PAUSE, classify};
 use crate::etcd::change::Change;
 use crate::policy::Changed;
 use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp};
+use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -22,6 +23,9 @@ use weft_model::policy::Policy;
 
 /// How long a preparation outlives its server, seconds.
 const PREPARING_TTL: i64 = 30;
+
+/// Transactions of one change under way at once: no key is in two of them, so their order is free.
+const PARALLEL: usize = 8;
 
 /// How a large request ended.
 pub(super) enum Outcome {
@@ -72,12 +76,14 @@ impl EtcdStore {
         // Nobody else gives tags out now: what is looked up holds until the end.
         self.memory().tags = None;
         let plan = self.plan_with_tags(&snapshot, request, policies).await?;
-        self.memory().tags = None;
         if plan.writes.is_empty() {
             return Ok(None);
         }
         let document = self.stage(request.op(), preparation, &plan.writes).await?;
         let intent = self.commit(request.op(), preparation, document).await?;
+        if let Some(used) = &mut self.memory().tags {
+            plan.tags.iter().for_each(|tag| used.insert(*tag));
+        }
         Ok(Some((intent, plan.count)))
     }
 
@@ -210,15 +216,26 @@ impl EtcdStore {
         intent: &Stored<IntentDocument>,
         batches: &[Vec<(&String, &Option<String>)>],
     ) -> Result<bool, StoreError> {
-        for batch in batches {
-            let operations: Vec<_> = batch.iter().map(|(key, value)| operation(key, value.as_deref())).collect();
-            let txn = Txn::new().when([self.stands(intent)]).and_then(operations);
-            let answer = self.idempotent(op, txn).await.map_err(|error| error.into_store(op))?;
-            if !answer.succeeded() {
+        let applied = batches.iter().map(|batch| self.apply_batch(op, intent, batch));
+        let mut applied = futures_util::stream::iter(applied).buffer_unordered(PARALLEL);
+        while let Some(stood) = applied.next().await {
+            if !stood? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    async fn apply_batch(
+        &self,
+        op: &'static str,
+        intent: &Stored<IntentDocument>,
+        batch: &[(&String, &Option<String>)],
+    ) -> Result<bool, StoreError> {
+        let operations: Vec<_> = batch.iter().map(|(key, value)| operation(key, value.as_deref())).collect();
+        let txn = Txn::new().when([self.stands(intent)]).and_then(operations);
+        let answer = self.idempotent(op, txn).await.map_err(|error| error.into_store(op))?;
+        Ok(answer.succeeded())
     }
 
     /// The writes of a committed change; `None`: somebody else has finished it meanwhile.

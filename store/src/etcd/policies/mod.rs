@@ -15,7 +15,7 @@ mod redo;
 mod snapshot;
 mod status;
 mod sweep;
-mod tags;
+pub(super) mod tags;
 mod write;
 
 pub use follow::EtcdPolicyFollower;

@@ -150,7 +150,7 @@ impl EtcdStore {
         if answer.succeeded()
             && let Some(used) = &mut self.memory().tags
         {
-            used.retain(|used| !tags.iter().any(|tag| tag.tag.get() == *used));
+            tags.iter().for_each(|tag| used.remove(tag.tag));
         }
         Ok(())
     }

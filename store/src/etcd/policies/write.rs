@@ -4,7 +4,7 @@ use super::document::{Stored, json, now};
 use super::large::Outcome;
 use super::plan::{Plan, Request, plan};
 use super::snapshot::{MAX_KEYS, Snapshot};
-use super::tags::choose;
+use super::tags::UsedTags;
 use crate::StoreError;
 use crate::etcd::EtcdStore;
 use crate::policy::Changed;
@@ -122,7 +122,7 @@ impl EtcdStore {
         let needs_tags = request == Request::Create
             && policies.iter().any(|policy| is_new(&policy.source) || is_new(&policy.destination));
         if !needs_tags {
-            return self.plan_with(snapshot, request, policies, BTreeSet::new());
+            return self.plan_with(snapshot, request, policies, UsedTags::default());
         }
         let known = self.memory().tags.clone();
         if let Some(used) = known {
@@ -140,21 +140,21 @@ impl EtcdStore {
         snapshot: &Snapshot,
         request: Request,
         policies: &BTreeSet<Policy>,
-        mut used: BTreeSet<u16>,
+        mut used: UsedTags,
     ) -> Result<Plan, StoreError> {
         let free = || {
-            let tag = choose(&used, Uuid::new_v4().as_u128())?;
-            used.insert(tag.get());
+            let tag = used.choose(Uuid::new_v4().as_u128())?;
+            used.insert(tag);
             Some(tag)
         };
         plan(self.keys(), snapshot, request, policies, free)
     }
 
-    async fn list_used_tags(&self, op: &'static str) -> Result<BTreeSet<u16>, StoreError> {
+    async fn list_used_tags(&self, op: &'static str) -> Result<UsedTags, StoreError> {
         let listing = self.list_keys(op, &self.keys().tag_range(), None).await.map_err(|error| error.into_store(op))?;
         let folder = self.keys().tags();
         let tag = |key: &str| key.strip_prefix(&folder)?.parse::<Tag>().ok();
-        let used: BTreeSet<_> = listing.changes.iter().filter_map(|change| tag(&change.key)).map(Tag::get).collect();
+        let used: UsedTags = listing.changes.iter().filter_map(|change| tag(&change.key)).collect();
         self.memory().tags = Some(used.clone());
         Ok(used)
     }
@@ -175,7 +175,7 @@ impl EtcdStore {
         let mut memory = self.memory();
         if answer.succeeded() {
             if let Some(used) = &mut memory.tags {
-                used.extend(plan.tags.iter().map(|tag| tag.get()));
+                plan.tags.iter().for_each(|tag| used.insert(*tag));
             }
             return Ok(Some(revision));
         }
