@@ -20,3 +20,15 @@ pub fn lab(stem: &str) -> Lab {
     }
     Lab::up(options).unwrap_or_else(|error| panic!("the lab: {error:#}"))
 }
+
+/// The process of the plugin that was called for a container, while it runs.
+#[must_use]
+pub fn plugin_process(container_id: &str) -> Option<u32> {
+    let wanted = format!("CNI_CONTAINERID={container_id}");
+    let called_for = |id: &u32| {
+        let environment = std::fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(called_for)
+}

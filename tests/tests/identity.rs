@@ -44,7 +44,8 @@ fn groups_of_both_runtimes_are_told_apart_across_hosts() {
     let to = SocketAddr::from((app.ip, 8080));
     assert!(refused(&front.netns, to), "no policy yet");
     assert!(refused(&sibling.netns, to), "instances of one app are not open to each other");
-    lab.weft(&["policies", "allow", "--from", "k8s:lab/shop/front", "--to", "3b1c", "--port", "8080", "--wait"]).unwrap();
+    lab.weft(&["policies", "allow", "--from", "k8s:lab/shop/front", "--to", "3b1c", "--port", "8080", "--wait"])
+        .unwrap();
     let seen = probe::get(&front.netns, to, PATIENCE).expect("allowed");
     assert_eq!(seen.client, front.ip);
     assert!(refused(&other.netns, to), "another group of the namespace got in");
@@ -68,7 +69,8 @@ fn cells_are_closed_to_their_apps_and_the_outside_sees_the_host() {
     assert!(refused(&app.netns, SocketAddr::from((gateway, 9000))), "the gateway's address");
     assert!(refused(&app.netns, SocketAddr::from((cell.address, 9000))), "the underlay address");
     let _outside = HttpServer::start(&lab.ctl(), 9000).unwrap();
-    let seen = probe::get(&app.netns, SocketAddr::from((weft_lab::underlay::CTL, 9000)), PATIENCE).expect("the outside");
+    let seen =
+        probe::get(&app.netns, SocketAddr::from((weft_lab::underlay::CTL, 9000)), PATIENCE).expect("the outside");
     assert_eq!(seen.client, cell.address, "masqueraded behind the host");
 }
 
@@ -82,7 +84,8 @@ fn a_spoofed_source_is_dropped_and_counted() {
     let to = SocketAddr::from((honest.ip, 8080));
     probe::get(&liar.netns, to, PATIENCE).expect("with its own address");
     weft_lab::shell::sh_in(&liar.netns, "ip addr add 10.255.77.77/32 dev eth0").unwrap();
-    weft_lab::shell::sh_in(&liar.netns, "ip route replace default via 10.255.77.1 dev eth0 onlink src 10.255.77.77").ok();
+    weft_lab::shell::sh_in(&liar.netns, "ip route replace default via 10.255.77.1 dev eth0 onlink src 10.255.77.77")
+        .ok();
     let gateway = lab.host("n1").status().unwrap().subnet.unwrap().gateway();
     let line = format!("ip route replace default via {gateway} dev eth0 src 10.255.77.77");
     weft_lab::shell::sh_in(&liar.netns, &line).unwrap();

@@ -16,7 +16,8 @@ fn ctrl_c_in_the_middle_removes_everything() {
     })
     .unwrap();
     sh(&format!("kill -INT {}", child.id())).unwrap();
-    let (status, _) = wait::until("the demo to end", PATIENCE, || child.try_wait().ok().flatten().ok_or("it runs")).unwrap();
+    let (status, _) =
+        wait::until("the demo to end", PATIENCE, || child.try_wait().ok().flatten().ok_or("it runs")).unwrap();
     assert_eq!(status.code(), Some(130));
     assert_eq!(teardown::leftovers(&name), Vec::<String>::new());
 }
@@ -44,5 +45,6 @@ fn an_error_on_the_way_up_leaves_nothing() {
     options.hosts[2].flags = vec!["--isolation".to_owned(), "sometimes".to_owned()];
     let error = format!("{:#}", Lab::up(options).expect_err("a bad flag was accepted"));
     assert!(error.contains("isolation: invalid value \"sometimes\": one of always, selected, never"), "{error}");
-    wait::until_true("the lab to be gone", Duration::from_secs(2), || Ok(teardown::leftovers(&name).is_empty())).unwrap();
+    wait::until_true("the lab to be gone", Duration::from_secs(2), || Ok(teardown::leftovers(&name).is_empty()))
+        .unwrap();
 }

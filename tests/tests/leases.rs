@@ -80,7 +80,8 @@ fn a_wiped_store_gets_its_leases_back_and_no_packet_is_lost() {
     lab.etcd.kill().unwrap();
     lab.etcd.wipe().unwrap();
     lab.etcd.restart().unwrap();
-    let claimed = || Ok(lab.etcd.ctl("get --prefix --keys-only /coreos.com/network/subnets/")?.split_whitespace().count() == 3);
+    let claimed =
+        || Ok(lab.etcd.ctl("get --prefix --keys-only /coreos.com/network/subnets/")?.split_whitespace().count() == 3);
     wait::until_true("three leases in the new store", Duration::from_secs(20), claimed).unwrap();
     assert!(!stream.broke() && stream.flows(PATIENCE), "the transfer broke");
     weft_lab::probe::get(&a.netns, to, PATIENCE).expect("new connections work");

@@ -43,7 +43,9 @@ fn malformed_calls_get_one_error_document_and_change_nothing() {
     assert_eq!(own["code"], 8, "{own}");
     let command = with(&|call| call.command = "FROBNICATE".to_owned());
     assert_eq!((&command["code"], &command["msg"]), (&json!(4), &json!("unknown CNI_COMMAND: FROBNICATE")));
-    let escape = with(&|call| call.stdin["runtimeConfig"]["io.kubernetes.cri.pod-annotations"]["weft/policy-group"] = json!("../other"));
+    let escape = with(&|call| {
+        call.stdin["runtimeConfig"]["io.kubernetes.cri.pod-annotations"]["weft/policy-group"] = json!("../other")
+    });
     assert!(escape.to_string().contains("weft/policy-group"), "{escape}");
     assert_eq!(host.endpoints().unwrap(), [], "something was left of a refused call");
     good.expect(host).expect("the good call still works");

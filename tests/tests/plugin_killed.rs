@@ -1,5 +1,7 @@
 //! The plugin is killed between reserve and commit: no unfiltered port, nothing leaked.
 
+#![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
@@ -8,7 +10,7 @@ use weft_lab::Host;
 use weft_lab::shell::sh;
 use weft_lab::wait;
 use weft_lab::workload::{WorkloadOptions, add_call};
-use weft_tests::{PATIENCE, lab};
+use weft_tests::{PATIENCE, lab, plugin_process};
 
 /// Reads one HTTP message: head, then as many bytes as it announces.
 fn message(stream: &mut UnixStream) -> Vec<u8> {
@@ -26,7 +28,7 @@ fn message(stream: &mut UnixStream) -> Vec<u8> {
 }
 
 /// Stands between plugin and agent: passes everything on, but at `POST /v1/commit` kills the plugin.
-fn killer(listener: &UnixListener, agent: &std::path::Path) {
+fn killer(listener: &UnixListener, agent: &std::path::Path, container: &str) {
     loop {
         let (mut plugin, _) = listener.accept().unwrap();
         loop {
@@ -35,8 +37,8 @@ fn killer(listener: &UnixListener, agent: &std::path::Path) {
                 break;
             }
             if request.starts_with(b"POST /v1/commit") {
-                let credentials = nix_peer(&plugin);
-                sh(&format!("kill -9 {credentials}")).unwrap();
+                let id = plugin_process(container).expect("the plugin runs");
+                sh(&format!("kill -9 {id}")).unwrap();
                 return;
             }
             let mut to = UnixStream::connect(agent).unwrap();
@@ -45,11 +47,6 @@ fn killer(listener: &UnixListener, agent: &std::path::Path) {
             plugin.write_all(&answer).unwrap();
         }
     }
-}
-
-/// The process at the other end, found by its command line: the only weft-cni of this test.
-fn nix_peer(_plugin: &UnixStream) -> String {
-    sh("pgrep -n -x weft-cni").unwrap().trim().to_owned()
 }
 
 fn state(host: &Host) -> Vec<EndpointView> {
@@ -63,7 +60,8 @@ fn a_plugin_killed_between_reserve_and_commit_leaves_no_open_port_and_nothing_be
     let proxy = lab.folder.join("proxy.sock");
     let listener = UnixListener::bind(&proxy).unwrap();
     let agent = lab.host("n1").socket();
-    let thread = std::thread::spawn(move || killer(&listener, &agent));
+    let container = id.clone();
+    let thread = std::thread::spawn(move || killer(&listener, &agent, &container));
     let host = lab.host("n1");
     let mut call = add_call(host, &WorkloadOptions::pod("w", "open"), &id, &netns);
     call.stdin["weft"]["socket"] = proxy.display().to_string().into();

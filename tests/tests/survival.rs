@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_lab::probe::{self, HttpServer, Stream};
 use weft_lab::wait;
 use weft_lab::workload::WorkloadOptions;
-use weft_tests::{PATIENCE, lab};
+use weft_tests::{PATIENCE, lab, plugin_process};
 
 #[test]
 fn restarting_agents_under_load_breaks_nothing_and_policies_stay_in_force() {
@@ -33,7 +33,8 @@ fn restarting_agents_under_load_breaks_nothing_and_policies_stay_in_force() {
     // And the restarted agents are in charge: a policy taken back stops the transfer.
     lab.disallow("3b1c", "k8s:lab/shop", "tcp", 8080).unwrap();
     // The group is then no destination any more: open to all, as kind kubernetes is. Isolate it again.
-    lab.weft(&["policies", "allow", "--from", "monitoring", "--to", "k8s:lab/shop", "--port", "9100", "--wait"]).unwrap();
+    lab.weft(&["policies", "allow", "--from", "monitoring", "--to", "k8s:lab/shop", "--port", "9100", "--wait"])
+        .unwrap();
     stream.stops(Duration::from_millis(300), PATIENCE).unwrap();
 }
 
@@ -46,17 +47,12 @@ fn an_add_waits_for_an_agent_that_restarts() {
     let call = weft_lab::workload::add_call(lab.host("n1"), &WorkloadOptions::pod("w", "open"), &id, &netns);
     std::thread::scope(|scope| {
         let host = lab.host("n1");
-        let address = host.netns.clone();
         let waiting = scope.spawn(move || call.expect(host));
         // The plugin is there and finds nobody.
-        wait::until_true("the plugin to run", PATIENCE, || {
-            Ok(weft_lab::shell::sh("pgrep -x weft-cni").is_ok_and(|pids| !pids.is_empty()))
-        })
-        .unwrap();
+        wait::until_true("the plugin to run", PATIENCE, || Ok(plugin_process(&id).is_some())).unwrap();
         let mut command = host.agent_command().unwrap();
         let mut agent = weft_lab::process::Process::start("weftd", &mut command, &host.run_file("weftd2.log")).unwrap();
         waiting.join().unwrap().expect("the ADD is served");
         agent.check().unwrap();
-        drop(address);
     });
 }
