@@ -14,7 +14,7 @@ use crate::etcd::call::{CallError, PAUSE, classify};
 use crate::etcd::change::Change;
 use crate::policy::Changed;
 use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp};
-use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use std::collections::BTreeSet;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -216,26 +216,19 @@ impl EtcdStore {
         intent: &Stored<IntentDocument>,
         batches: &[Vec<(&String, &Option<String>)>],
     ) -> Result<bool, StoreError> {
-        let applied = batches.iter().map(|batch| self.apply_batch(op, intent, batch));
-        let mut applied = futures_util::stream::iter(applied).buffer_unordered(PARALLEL);
-        while let Some(stood) = applied.next().await {
-            if !stood? {
+        for some in batches.chunks(PARALLEL) {
+            let mut calls = Vec::new();
+            for batch in some {
+                let operations: Vec<_> = batch.iter().map(|(key, value)| operation(key, value.as_deref())).collect();
+                let txn = Txn::new().when([self.stands(intent)]).and_then(operations);
+                calls.push(self.idempotent(op, txn));
+            }
+            let answers = try_join_all(calls).await.map_err(|error| error.into_store(op))?;
+            if !answers.iter().all(etcd_client::TxnResponse::succeeded) {
                 return Ok(false);
             }
         }
         Ok(true)
-    }
-
-    async fn apply_batch(
-        &self,
-        op: &'static str,
-        intent: &Stored<IntentDocument>,
-        batch: &[(&String, &Option<String>)],
-    ) -> Result<bool, StoreError> {
-        let operations: Vec<_> = batch.iter().map(|(key, value)| operation(key, value.as_deref())).collect();
-        let txn = Txn::new().when([self.stands(intent)]).and_then(operations);
-        let answer = self.idempotent(op, txn).await.map_err(|error| error.into_store(op))?;
-        Ok(answer.succeeded())
     }
 
     /// The writes of a committed change; `None`: somebody else has finished it meanwhile.
