@@ -2,7 +2,8 @@
 
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::leases::{Overlay, chain};
+use crate::leases::chain;
+use crate::overlay::Overlay;
 use crate::worker::placement::{placement, underlay};
 use anyhow::anyhow;
 use std::collections::BTreeMap;

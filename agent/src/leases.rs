@@ -4,6 +4,7 @@
 use crate::cache::{Cache, CachedLease, CachedPeer};
 use crate::config::Config;
 use crate::directory::{Directory, HostName};
+use crate::overlay::Overlay;
 use crate::worker::{Command, Worker};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,27 +23,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const REPORT: Duration = Duration::from_secs(60);
 /// Pause after an error of the store.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// The overlay as the store or the cache describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overlay {
-    /// Its network.
-    pub network: NetworkConfig,
-    /// VXLAN network identifier.
-    pub vni: u32,
-    /// UDP port.
-    pub port: u16,
-}
-
-impl Overlay {
-    pub(crate) fn new(config: &Config, stored: &flannel::Config) -> Self {
-        Self {
-            network: stored.network,
-            vni: config.vni.or(stored.vni).unwrap_or(1),
-            port: config.vxlan_port.or(stored.port).unwrap_or(8472),
-        }
-    }
-}
 
 /// The task's state.
 pub struct LeaseKeeper<S> {

@@ -13,6 +13,7 @@ pub mod directory;
 pub mod dry_run;
 pub mod files;
 pub mod leases;
+pub mod overlay;
 pub mod policies;
 pub mod run;
 pub mod server;

@@ -16,7 +16,7 @@ mod workloads;
 use crate::cache::CachedPeer;
 use crate::config::Config;
 use crate::directory::{Directory, HostName};
-use crate::leases::Overlay;
+use crate::overlay::Overlay;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};

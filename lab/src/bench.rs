@@ -5,8 +5,8 @@ mod cni;
 mod propagation;
 mod stats;
 
-use crate::demo::tell;
 use crate::lab::{Lab, LabOptions};
+use crate::terminal::tell;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::Path;

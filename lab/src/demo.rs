@@ -6,17 +6,12 @@ mod chapters;
 mod story;
 
 use crate::lab::{Lab, LabOptions};
+use crate::terminal::tell;
 use anyhow::Result;
 use cast::Cast;
 use std::process::ExitCode;
 use std::time::Instant;
 use story::Story;
-
-/// Prints a line for the person at the terminal.
-#[expect(clippy::print_stdout, reason = "this is the lab's output")]
-pub fn tell(line: &str) {
-    println!("{line}");
-}
 
 /// Plays the story; success only if every check passed.
 ///

@@ -19,6 +19,7 @@ pub mod services;
 pub mod shell;
 pub mod signals;
 pub mod teardown;
+pub mod terminal;
 pub mod underlay;
 pub mod wait;
 pub mod workload;

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use weft_lab::terminal::tell;
 use weft_lab::{Lab, LabOptions, bench, demo, signals, teardown};
 
 /// A network of hosts in namespaces of this machine, to look at weft without risk
@@ -41,14 +42,14 @@ fn main() -> ExitCode {
         match Arguments::parse().command {
             Command::Up { name } => up(&name)?,
             Command::Down { name } => teardown::down(&name)?,
-            Command::List => teardown::labs().iter().for_each(|name| demo::tell(name)),
+            Command::List => teardown::labs().iter().for_each(|name| tell(name)),
             Command::Demo => return demo::run(),
             Command::Bench => bench::run()?,
         }
         Ok(ExitCode::SUCCESS)
     };
     run().unwrap_or_else(|error| {
-        demo::tell(&format!("weft-lab: {error:#}"));
+        tell(&format!("weft-lab: {error:#}"));
         ExitCode::FAILURE
     })
 }
@@ -57,14 +58,9 @@ fn up(name: &str) -> Result<()> {
     let lab = Lab::up(LabOptions::three(name))?;
     for host in lab.hosts() {
         let subnet = host.status()?.subnet.map(|subnet| subnet.to_string()).unwrap_or_default();
-        demo::tell(&format!(
-            "{}  {}  {subnet}  weft --socket {} status",
-            host.name(),
-            host.address,
-            host.socket().display()
-        ));
+        tell(&format!("{}  {}  {subnet}  weft --socket {} status", host.name(), host.address, host.socket().display()));
     }
-    demo::tell(&format!("remove it with: weft-lab down {name}"));
+    tell(&format!("remove it with: weft-lab down {name}"));
     lab.keep();
     Ok(())
 }

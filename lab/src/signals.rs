@@ -45,7 +45,7 @@ fn remove_all() {
     let labs = LABS.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for lab in labs {
         if let Err(error) = crate::teardown::down(&lab) {
-            crate::demo::tell(&format!("{error:#}"));
+            crate::terminal::tell(&format!("{error:#}"));
         }
     }
 }

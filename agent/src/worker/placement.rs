@@ -2,7 +2,7 @@
 
 use super::Core;
 use crate::cache::CachedPeer;
-use crate::leases::Overlay;
+use crate::overlay::Overlay;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use weft_hostnet::Executor;

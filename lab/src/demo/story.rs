@@ -1,6 +1,6 @@
 //! Checks, told one a line.
 
-use super::tell;
+use crate::terminal::tell;
 use anyhow::Result;
 use std::time::Instant;
 
