@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use weft_api::flannel::{self, LeaseValue};
+use weft_api::flannel::LeaseValue;
 use weft_api::stored::{EnforcedDocument, HostDocument};
 use weft_model::lease::{self, Decision, Me, Seen, SeenLease, SeenRecord, State, Write};
 use weft_model::net::{NetworkConfig, Subnet};
