@@ -31,8 +31,8 @@ pub fn run() -> Result<ExitCode> {
         anyhow::ensure!(left.is_empty(), "left: {}", left.join(", "));
         Ok("no namespace, process, mount or folder is left".to_owned())
     });
-    tell(&format!("\ndemo: {} checks passed, {} failed", story.passed(), story.failed()));
-    tell(&format!("      ({:.1} s)", start.elapsed().as_secs_f64()));
+    tell(&format!("\nplayed in {:.1} s", start.elapsed().as_secs_f64()));
+    tell(&format!("demo: {} checks passed, {} failed", story.passed(), story.failed()));
     Ok(if story.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -26,8 +26,15 @@ impl LabOptions {
     /// Two hosts of kind kubernetes and one of kind cell.
     #[must_use]
     pub fn three(name: &str) -> Self {
-        let hosts = [("n1", HostKind::Kubernetes), ("n2", HostKind::Kubernetes), ("c1", HostKind::Cell)];
-        Self { name: name.to_owned(), hosts: hosts.map(|(name, kind)| HostOptions::new(name, kind)).into() }
+        Self::of(name, 2, 1)
+    }
+
+    /// Hosts `n1`, `n2`, … of kind kubernetes and `c1`, `c2`, … of kind cell.
+    #[must_use]
+    pub fn of(name: &str, nodes: u8, cells: u8) -> Self {
+        let nodes = (1..=nodes).map(|number| HostOptions::new(&format!("n{number}"), HostKind::Kubernetes));
+        let cells = (1..=cells).map(|number| HostOptions::new(&format!("c{number}"), HostKind::Cell));
+        Self { name: name.to_owned(), hosts: nodes.chain(cells).collect() }
     }
 
     /// A name nobody else has: of this process, counted.
@@ -77,6 +84,8 @@ impl Lab {
     pub fn without_agents(options: LabOptions) -> Result<Self> {
         let LabOptions { name, hosts } = options;
         anyhow::ensure!(nix::unistd::geteuid().is_root(), "a lab needs root: it makes network namespaces");
+        // The services' address ends the range.
+        anyhow::ensure!((1..100).contains(&hosts.len()), "hosts: invalid number {}: 1 to 99", hosts.len());
         anyhow::ensure!((1..=20).contains(&name.len()), "name: invalid value {name:?}: 1 to 20 characters");
         anyhow::ensure!(
             teardown::leftovers(&name).is_empty(),
@@ -100,7 +109,7 @@ impl Lab {
         let etcd = Etcd::start(name, &folder)?;
         let policy_server = PolicyServer::start(name, &folder)?;
         let mut made = Vec::new();
-        for (options, number) in hosts.into_iter().zip(1u8..99) {
+        for (options, number) in hosts.into_iter().zip(1u8..100) {
             made.push(Host::add(name, &folder, options, Ipv4Addr::new(192, 0, 2, number))?);
         }
         Ok(Self { name: name.to_owned(), folder, etcd, policy_server, hosts: made, containers: 0, keep: false })

@@ -16,11 +16,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a lab of three hosts and leave it running
+    /// Make a lab and leave it running
     Up {
         /// Its name
         #[arg(default_value = "lab")]
         name: String,
+        /// How many hosts of kind kubernetes: n1, n2, …
+        #[arg(long, default_value_t = 2)]
+        nodes: u8,
+        /// How many hosts of kind cell: c1, c2, …
+        #[arg(long, default_value_t = 1)]
+        cells: u8,
     },
     /// Remove a lab, whatever made it
     Down {
@@ -40,7 +46,7 @@ fn main() -> ExitCode {
     let run = || -> Result<ExitCode> {
         signals::watch()?;
         match Arguments::parse().command {
-            Command::Up { name } => up(&name)?,
+            Command::Up { name, nodes, cells } => up(&name, nodes, cells)?,
             Command::Down { name } => teardown::down(&name)?,
             Command::List => teardown::labs().iter().for_each(|name| tell(name)),
             Command::Demo => return demo::run(),
@@ -54,8 +60,8 @@ fn main() -> ExitCode {
     })
 }
 
-fn up(name: &str) -> Result<()> {
-    let lab = Lab::up(LabOptions::three(name))?;
+fn up(name: &str, nodes: u8, cells: u8) -> Result<()> {
+    let lab = Lab::up(LabOptions::of(name, nodes, cells))?;
     for host in lab.hosts() {
         let subnet = host.status()?.subnet.map(|subnet| subnet.to_string()).unwrap_or_default();
         tell(&format!("{}  {}  {subnet}  weft --socket {} status", host.name(), host.address, host.socket().display()));
