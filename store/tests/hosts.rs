@@ -262,6 +262,18 @@ async fn a_wiped_store_is_not_a_network_without_hosts() {
 }
 
 #[tokio::test]
+async fn a_wipe_is_noticed_by_who_has_seen_no_host_yet() {
+    let mut etcd = Etcd::start().await;
+    let store = etcd.store("a");
+    store.init_network(CONFIG).await.unwrap();
+    let mut follower = store.follow_hosts().await.unwrap();
+    let before = follower.view().clone();
+    assert!(before.leases.is_empty() && before.revision > 1);
+    etcd.wipe().await;
+    rewound(&mut follower, &before).await;
+}
+
+#[tokio::test]
 async fn a_restored_store_that_has_gone_on_is_recognised() {
     let mut etcd = Etcd::start().await;
     let store = etcd.store("a");

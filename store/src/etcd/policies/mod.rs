@@ -11,6 +11,8 @@ mod large;
 #[cfg(test)]
 mod large_test;
 mod plan;
+#[cfg(test)]
+mod race_test;
 mod redo;
 mod snapshot;
 mod status;

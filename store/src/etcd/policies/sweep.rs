@@ -51,7 +51,7 @@ impl EtcdStore {
     }
 
     /// Live groups that no policy names become releasing; `true`: there are releasing ones.
-    async fn mark_releasing(&self) -> Result<bool, StoreError> {
+    pub(super) async fn mark_releasing(&self) -> Result<bool, StoreError> {
         let snapshot = self.read_all(OP).await?;
         let Some(unused) = unused(&snapshot) else { return Ok(false) };
         let live: Vec<_> = unused.iter().copied().filter(|stored| stored.document.state == GroupState::Live).collect();
@@ -82,7 +82,7 @@ impl EtcdStore {
     }
 
     /// One transaction; losing it is no harm, the next sweep looks again.
-    async fn change_groups(
+    pub(super) async fn change_groups(
         &self,
         snapshot: &Snapshot,
         changes: Vec<GroupChange<'_>>,
@@ -158,7 +158,7 @@ impl EtcdStore {
 
 /// What becomes of a group.
 #[derive(Debug, Clone, Copy)]
-enum GroupChange<'a> {
+pub(super) enum GroupChange<'a> {
     State(&'a Stored<GroupDocument>, GroupState),
     Release(&'a Stored<GroupDocument>),
 }

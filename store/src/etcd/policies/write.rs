@@ -160,7 +160,12 @@ impl EtcdStore {
     }
 
     /// One transaction; `None`: something it rests on has changed.
-    async fn commit_plan(&self, op: &'static str, snapshot: &Snapshot, plan: &Plan) -> Result<Option<i64>, StoreError> {
+    pub(super) async fn commit_plan(
+        &self,
+        op: &'static str,
+        snapshot: &Snapshot,
+        plan: &Plan,
+    ) -> Result<Option<i64>, StoreError> {
         let mut compares = self.compares(snapshot);
         compares.extend(
             plan.expect.iter().map(|(key, revision)| Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision)),
