@@ -93,14 +93,20 @@ impl Cache {
         Self(folder.to_owned())
     }
 
-    /// This host's id: the one on its disk, or a new one that is put there.
+    /// This host's id: the one on its disk, or a new one that is put there. With a new id a host still
+    /// finds its lease, by its address.
     ///
     /// # Errors
     /// It cannot be written; without it the host would be another one after every restart.
     pub fn node_id(&self) -> io::Result<NodeId> {
         let path = self.0.join("node.json");
-        if let Some(file) = files::read::<NodeFile>(&path)? {
-            return Ok(file.node);
+        match files::read::<NodeFile>(&path) {
+            Ok(Some(file)) => return Ok(file.node),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "cannot read this host's id: it gets a new one");
+            }
         }
         let node = NodeId::new(uuid::Uuid::new_v4().to_string()).map_err(io::Error::other)?;
         files::write(&path, &NodeFile { version: VERSION, node: node.clone() })?;
@@ -168,6 +174,14 @@ mod tests {
     fn the_node_id_is_made_once() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(folder.path()).unwrap();
+        assert_eq!(cache.node_id().unwrap(), cache.node_id().unwrap());
+    }
+
+    #[test]
+    fn a_torn_node_id_does_not_keep_the_agent_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        std::fs::write(folder.path().join("node.json"), "{\"ver").unwrap();
         assert_eq!(cache.node_id().unwrap(), cache.node_id().unwrap());
     }
 

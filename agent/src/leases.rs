@@ -21,6 +21,8 @@ use weft_store::hosts::{Claim, Hold, HostStore, HostsFollower, HostsView};
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// How often the revision in force is reported while nobody waits for it.
 const REPORT: Duration = Duration::from_secs(60);
+/// How often the host's record is written anew.
+const RECORD: Duration = Duration::from_secs(12 * 3600);
 /// Pause after an error of the store.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -37,10 +39,20 @@ pub struct LeaseKeeper<S> {
     hold: Option<Hold>,
     started: Instant,
     kept_alive: Instant,
+    /// When the host's record was written last by this run.
+    recorded: Option<Instant>,
     reported: Option<(i64, Instant)>,
     cached: Option<CachedLease>,
+    /// The lease as the disk has it.
+    on_disk: Option<CachedLease>,
+    /// Why the disk has an older one.
+    disk_complaint: Option<String>,
     /// The last complaint about the store, said once.
     said: Option<String>,
+    /// The last alarm about the lease, said once.
+    alarm: Option<String>,
+    /// Keys of the store that could not be read, said once.
+    unreadable: BTreeMap<String, String>,
 }
 
 impl<S: HostStore> LeaseKeeper<S> {
@@ -66,10 +78,15 @@ impl<S: HostStore> LeaseKeeper<S> {
             hold: None,
             started: now,
             kept_alive: now,
+            recorded: None,
             reported: None,
+            on_disk: cached.clone(),
+            disk_complaint: None,
             cached,
             cache,
             said: None,
+            alarm: None,
+            unreadable: BTreeMap::new(),
         }
     }
 
@@ -145,10 +162,15 @@ impl<S: HostStore> LeaseKeeper<S> {
         };
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let Decision { state, write, alarm } = lease::decide(&self.state, Some(&seen), &me, &overlay.network, now);
-        if let Some(text) = &alarm {
-            tracing::warn!(state = %self.state, "{text}");
+        if alarm != self.alarm {
+            match &alarm {
+                Some(text) => tracing::warn!(state = %self.state, "{text}"),
+                None => tracing::info!(state = %self.state, "the alarm about the lease is over"),
+            }
+            self.alarm.clone_from(&alarm);
         }
         self.worker.send(Command::Alarm { about: "lease", text: alarm });
+        let write = write.or_else(|| self.record_due(&state));
         let won = match &write {
             None => true,
             Some(write) => self.write(write, overlay, view).await?,
@@ -161,6 +183,13 @@ impl<S: HostStore> LeaseKeeper<S> {
             self.hold = self.state.subnet().and_then(|subnet| hold_in(view, subnet, self.me.public_ip));
         }
         Ok(())
+    }
+
+    /// The record says when the host was seen last: others keep off its subnet while it is young. The
+    /// lease's key is put again with it, unchanged.
+    fn record_due(&self, state: &State) -> Option<Write> {
+        let State::Held(subnet) = state else { return None };
+        self.recorded.is_none_or(|at| at.elapsed() >= RECORD).then_some(Write::Adopt(*subnet))
     }
 
     /// Does a conditional write; whether it won.
@@ -182,6 +211,7 @@ impl<S: HostStore> LeaseKeeper<S> {
             Claim::Won(hold) => {
                 self.hold = (!matches!(write, Write::Yield(_))).then_some(hold);
                 self.kept_alive = Instant::now();
+                self.recorded = self.hold.map(|_| self.kept_alive);
                 Ok(true)
             }
             Claim::Lost => {
@@ -242,8 +272,11 @@ impl<S: HostStore> LeaseKeeper<S> {
 
     fn publish(&mut self, overlay: &Overlay, view: &HostsView) {
         let peers = peers(view, self.state.subnet(), self.me.public_ip);
-        for (key, complaint) in &view.unreadable {
-            tracing::warn!(key, complaint, "skipping an unreadable key in the store");
+        if view.unreadable != self.unreadable {
+            for (key, complaint) in &view.unreadable {
+                tracing::warn!(key, complaint, "skipping an unreadable key in the store");
+            }
+            self.unreadable.clone_from(&view.unreadable);
         }
         let cached = self.state.subnet().filter(|_| self.state.serves()).map(|subnet| CachedLease {
             subnet,
@@ -254,13 +287,33 @@ impl<S: HostStore> LeaseKeeper<S> {
             port: overlay.port,
             peers: peers.clone(),
         });
-        if cached.is_some() && cached != self.cached {
-            if let Some(Err(error)) = cached.as_ref().map(|lease| self.cache.put_lease(lease)) {
-                tracing::error!(%error, "cannot keep the lease on disk: a restart with the store away would use an older one");
-            }
+        if cached.is_some() {
             self.cached = cached;
+            self.keep_on_disk();
         }
         self.worker.send(Command::Lease { state: self.state.clone(), overlay: overlay.clone(), peers });
+    }
+
+    /// Writes the lease down if the disk has another one; tried again with every look at the store.
+    fn keep_on_disk(&mut self) {
+        let Some(lease) = self.cached.as_ref().filter(|lease| self.on_disk.as_ref() != Some(lease)) else { return };
+        let complaint = match self.cache.put_lease(lease) {
+            Ok(()) => {
+                self.on_disk = Some(lease.clone());
+                None
+            }
+            Err(error) => Some(format!(
+                "state_dir: cannot keep the lease on disk: a restart with the store away would use an older one: {error}"
+            )),
+        };
+        if complaint != self.disk_complaint {
+            match &complaint {
+                Some(text) => tracing::error!("{text}; trying again"),
+                None => tracing::info!("the lease is on disk again"),
+            }
+            self.worker.send(Command::Alarm { about: "state_dir lease", text: complaint.clone() });
+            self.disk_complaint = complaint;
+        }
     }
 
     /// What the cache knows, before the store has answered.
@@ -339,7 +392,12 @@ fn seen(view: &HostsView) -> Seen {
         records: view
             .records
             .values()
-            .map(|record| SeenRecord { node: record.node.clone(), subnet: record.subnet, age: age(record) })
+            .map(|record| SeenRecord {
+                node: record.node.clone(),
+                subnet: record.subnet,
+                public_ip: record.public_ip,
+                age: age(record),
+            })
             .collect(),
     }
 }

@@ -63,11 +63,12 @@ async fn session<S: PolicyStore>(
         let view = follower.view();
         if known.as_ref() != Some(view) {
             worker.send(Command::Policies(Arc::new(view.clone())));
-            if let Err(error) = cache.put_policies(view) {
-                tracing::error!(%error, "cannot keep the policies on disk: a restart with the store away would use older ones");
-            }
+            disk.keep(view);
             *known = Some(view.clone());
         }
-        follower.changed().await?;
+        tokio::select! {
+            changed = follower.changed() => changed?,
+            () = tokio::time::sleep(DISK_RETRY), if disk.complaint.is_some() => disk.keep(follower.view()),
+        }
     }
 }

@@ -289,7 +289,9 @@ impl Core {
             arranged: Policies::new(&view.policies, view.tags.clone()),
         }));
         self.sets.clear();
-        self.reconcile_programs();
+        if let Err(error) = self.program_endpoints() {
+            self.programs_failed(&error);
+        }
         self.publish();
     }
 

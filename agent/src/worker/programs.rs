@@ -48,7 +48,7 @@ impl Core {
         }
     }
 
-    fn programs_failed(&mut self, error: &str) {
+    pub(super) fn programs_failed(&mut self, error: &str) {
         tracing::error!(
             error,
             "the kernel programs are not as they should be: what is in force stays, trying again in 1 s"
