@@ -103,7 +103,9 @@ impl Cache {
         match files::read::<NodeFile>(&path) {
             Ok(Some(file)) => return Ok(file.node),
             Ok(None) => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(error) if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                return Err(error);
+            }
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "cannot read this host's id: it gets a new one");
             }

@@ -87,6 +87,8 @@ pub struct SeenRecord {
     pub node: NodeId,
     /// Which subnet it has or had.
     pub subnet: Subnet,
+    /// Its underlay address.
+    pub public_ip: Ipv4Addr,
     /// How old the record is, seconds.
     pub age: u64,
 }
@@ -166,11 +168,17 @@ fn owner(seen: &Seen, subnet: Subnet) -> Option<&SeenLease> {
     seen.leases.iter().find(|lease| lease.subnet == subnet)
 }
 
+/// Whether a record is another host's. One under our address is our own, from before this host lost its
+/// disk (a re-imaged node, a recreated cell): two living hosts cannot share an underlay address.
+fn anothers(record: &SeenRecord, me: &Me) -> bool {
+    record.node != me.node && record.public_ip != me.public_ip
+}
+
 /// Another host's young record that names the subnet.
 fn objection<'a>(seen: &'a Seen, subnet: Subnet, me: &Me) -> Option<&'a SeenRecord> {
     seen.records
         .iter()
-        .find(|record| record.node != me.node && record.subnet.overlaps(subnet) && record.age < SUBNET_HOLD_S)
+        .find(|record| anothers(record, me) && record.subnet.overlaps(subnet) && record.age < SUBNET_HOLD_S)
 }
 
 fn acquire(seen: &Seen, me: &Me, network: &NetworkConfig, now: u64) -> Decision {
@@ -180,8 +188,8 @@ fn acquire(seen: &Seen, me: &Me, network: &NetworkConfig, now: u64) -> Decision 
             None => Decision::write(State::Held(lease.subnet), Write::Adopt(lease.subnet)),
             Some(other) => Decision {
                 alarm: Some(format!(
-                    "lease {} bears our address {} but host {} has a record of it: two hosts share an address, or a disk was cloned",
-                    lease.subnet, me.public_ip, other.node
+                    "lease {} bears our address {} but host {} at {} has a record of it: waiting until one of them goes",
+                    lease.subnet, me.public_ip, other.node, other.public_ip
                 )),
                 ..Decision::stay(State::None)
             },
@@ -203,6 +211,8 @@ fn acquire(seen: &Seen, me: &Me, network: &NetworkConfig, now: u64) -> Decision 
 fn settle(subnet: Subnet, since: u64, seen: &Seen, me: &Me, now: u64) -> Decision {
     match owner(seen, subnet) {
         Some(lease) if lease.public_ip == me.public_ip => {}
+        // What is seen is older than our own write.
+        None if now.saturating_sub(since) < SETTLING_MS => return Decision::stay(State::Settling { subnet, since }),
         _ => return Decision::stay(State::None),
     }
     if let Some(other) = objection(seen, subnet, me) {
@@ -263,7 +273,7 @@ fn recover(subnet: Subnet, seen: &Seen, me: &Me) -> Decision {
 fn choose(seen: &Seen, me: &Me, network: &NetworkConfig) -> Option<Subnet> {
     let free = |subnet: &Subnet| !seen.leases.iter().any(|lease| lease.subnet.overlaps(*subnet));
     let record_of = |subnet: &Subnet| {
-        seen.records.iter().filter(|r| r.node != me.node && r.subnet.overlaps(*subnet)).map(|r| r.age).min()
+        seen.records.iter().filter(|r| anothers(r, me) && r.subnet.overlaps(*subnet)).map(|r| r.age).min()
     };
     let last = seen.records.iter().find(|record| record.node == me.node).map(|record| record.subnet);
     if let Some(last) = last.filter(|last| network.admits(*last) && free(last) && record_of(last).is_none()) {
@@ -305,7 +315,8 @@ mod tests {
     }
 
     fn record(node: &str, number: u32, age: u64) -> SeenRecord {
-        SeenRecord { node: node.parse().unwrap(), subnet: network().subnet(number).unwrap(), age }
+        let public_ip = if node == "n1" { me(false).public_ip } else { Ipv4Addr::new(192, 0, 2, 99) };
+        SeenRecord { node: node.parse().unwrap(), subnet: network().subnet(number).unwrap(), public_ip, age }
     }
 
     fn next(state: &State, seen: &Seen, workloads: bool, now: u64) -> Decision {
@@ -321,6 +332,24 @@ mod tests {
         assert_eq!(next(&first.state, &seen, false, 900).state, State::Settling { subnet, since: 5 });
         assert!(!first.state.serves());
         assert_eq!(next(&first.state, &seen, false, 1005).state, State::Held(subnet));
+    }
+
+    /// The view comes a moment after the write: taking that for a lost key would skip the settling time.
+    #[test]
+    fn settles_although_its_own_key_is_not_seen_yet() {
+        let settling = State::Settling { subnet: lease(3, 1).subnet, since: 0 };
+        assert_eq!(next(&settling, &Seen::default(), false, 1).state, settling);
+        assert_eq!(next(&settling, &Seen::default(), false, SETTLING_MS).state, State::None);
+        let others = Seen { leases: vec![lease(3, 2)], records: vec![] };
+        assert_eq!(next(&settling, &others, false, 1).state, State::None);
+    }
+
+    /// A host that lost its disk has a new id, and its old record must not lock it out.
+    #[test]
+    fn a_re_imaged_host_gets_its_subnet_back() {
+        let former = SeenRecord { public_ip: me(false).public_ip, ..record("n0", 3, 60) };
+        let seen = Seen { leases: vec![lease(3, 1)], records: vec![former] };
+        assert_eq!(next(&State::None, &seen, false, 0).write, Some(Write::Adopt(lease(3, 1).subnet)));
     }
 
     #[test]
@@ -344,8 +373,8 @@ mod tests {
                 vtep_mac: at(0).vtep_mac(),
             }],
             records: vec![
-                SeenRecord { node: "n2".parse().unwrap(), subnet: at(1), age },
-                SeenRecord { node: "n3".parse().unwrap(), subnet: at(2), age: age + 1 },
+                SeenRecord { subnet: at(1), ..record("n2", 0, age) },
+                SeenRecord { subnet: at(2), ..record("n3", 0, age + 1) },
             ],
         };
         let young = decide(&State::None, Some(&held(60)), &me(false), &network, 0);
