@@ -61,6 +61,7 @@ impl PolicyFold {
         self.view
     }
 
+    /// Takes over the epoch that began after the view was listed.
     pub(super) fn set_epoch(&mut self, epoch: String) {
         self.view.epoch = epoch;
     }
@@ -89,11 +90,6 @@ impl PolicyFold {
         }
         (self.view.revision, self.view.change) = (head.revision, head.document.change);
         Ok(true)
-    }
-
-    /// Takes over the epoch that began after the view was listed.
-    pub(super) fn learn_epoch(&mut self, epoch: String) {
-        self.view.epoch = epoch;
     }
 
     fn apply(&mut self, change: &Change) {

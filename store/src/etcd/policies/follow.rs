@@ -152,7 +152,7 @@ impl EtcdPolicyFollower {
         }
         if view.epoch.is_empty() {
             // Listed before the first write began an epoch; the change's id says it is the same store.
-            self.fold.learn_epoch(epoch);
+            self.fold.set_epoch(epoch);
         } else if view.epoch != epoch {
             return rewound(format!("its epoch is {epoch:?}, it was {:?} before", view.epoch));
         }
