@@ -21,35 +21,27 @@ pub struct Arguments {
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
+    /// weftd's socket, for status, endpoints and denials
+    #[arg(long, global = true, value_name = "PATH", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
 }
 
 /// What can be asked.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// How this host is: lease, peers, policies, counters, alarms
-    Status(AgentArgs),
+    Status,
     /// The workloads on this host
-    Endpoints(AgentArgs),
+    Endpoints,
     /// Packets this host denied lately
     Denials {
         /// Go on with new ones until interrupted
         #[arg(short, long)]
         follow: bool,
-        /// How to reach the agent
-        #[command(flatten)]
-        agent: AgentArgs,
     },
     /// Read and change who may reach whom
     #[command(subcommand)]
     Policies(PolicyCommand),
-}
-
-/// How to reach the agent.
-#[derive(Debug, Args)]
-pub struct AgentArgs {
-    /// weftd's socket
-    #[arg(long, value_name = "PATH", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET)]
-    pub socket: PathBuf,
 }
 
 /// What can be done with policies.
@@ -150,6 +142,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn the_socket_is_named_before_or_after_the_command() {
+        for line in ["weft --socket /s status", "weft status --socket /s", "weft denials -f --socket /s"] {
+            let arguments = Arguments::try_parse_from(line.split_whitespace()).unwrap();
+            assert_eq!(arguments.socket, PathBuf::from("/s"), "{line}");
+        }
     }
 
     #[test]

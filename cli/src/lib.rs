@@ -8,12 +8,13 @@ pub mod error;
 pub mod render;
 pub mod server;
 
-use args::{AgentArgs, Arguments, ChangeArgs, Command, PolicyCommand, ServerArgs};
+use args::{Arguments, ChangeArgs, Command, PolicyCommand, ServerArgs};
 use error::CliError;
 use serde::Serialize;
 use serde_json::json;
 use server::Server;
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 use weft_api::agent::{EndpointView, Status};
 use weft_api::denial::DenialRecord;
@@ -25,18 +26,18 @@ use weft_api::policies::PolicyBody;
 /// # Errors
 /// [`CliError`]: exit code 1.
 pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) -> Result<(), CliError> {
-    let Arguments { command, json } = arguments;
+    let Arguments { command, json, socket } = arguments;
     let connect = |args: &ServerArgs| Server::new(args, token.clone());
     match command {
-        Command::Status(AgentArgs { socket }) => {
+        Command::Status => {
             let status: Status = agent::get(&socket, "/v1/status")?;
             print(out, json, &status, || render::status(&status))
         }
-        Command::Endpoints(AgentArgs { socket }) => {
+        Command::Endpoints => {
             let endpoints: Vec<EndpointView> = agent::get(&socket, "/v1/endpoints")?;
             print(out, json, &endpoints, || render::endpoints(&endpoints))
         }
-        Command::Denials { follow, agent } => denials(&agent, follow, json, out),
+        Command::Denials { follow } => denials(&socket, follow, json, out),
         Command::Policies(PolicyCommand::List { group, server }) => {
             let list = connect(&server)?.list(group.as_ref())?;
             print(out, json, &list, || render::policies(&list))
@@ -63,8 +64,8 @@ pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) ->
     }
 }
 
-fn denials(args: &AgentArgs, follow: bool, json: bool, out: &mut impl Write) -> Result<(), CliError> {
-    for record in agent::stream::<DenialRecord>(&args.socket, &format!("/v1/denials?follow={follow}"))? {
+fn denials(socket: &Path, follow: bool, json: bool, out: &mut impl Write) -> Result<(), CliError> {
+    for record in agent::stream::<DenialRecord>(socket, &format!("/v1/denials?follow={follow}"))? {
         let record = record?;
         if json {
             writeln!(out, "{}", json!(record))?;

@@ -15,8 +15,8 @@ pub fn denial(record: &DenialRecord) -> String {
         record.direction,
         record.protocol.to_lowercase(),
         icmp(record),
-        party(&record.source),
-        party(&record.destination),
+        party(record, &record.source),
+        party(record, &record.destination),
         why(&record.reason),
         suppressed(record.suppressed),
     );
@@ -45,8 +45,10 @@ fn icmp(record: &DenialRecord) -> String {
     }
 }
 
-fn party(party: &Party) -> String {
-    let port = if party.port == 0 { String::new() } else { format!(":{}", party.port) };
+fn party(record: &DenialRecord, party: &Party) -> String {
+    // An echo's identifier stands where ports do.
+    let portless = party.port == 0 || record.icmp_type.is_some();
+    let port = if portless { String::new() } else { format!(":{}", party.port) };
     let group = match (&party.group, party.tag) {
         (Some(group), _) => format!(" ({group})"),
         (None, Some(tag)) => format!(" (tag {tag})"),
@@ -110,7 +112,7 @@ mod tests {
         record.destination = Party { group: None, host: Some("cell-7".to_owned()), port: 0, ..record.destination };
         record.action = "audit".to_owned();
         record.protocol = "ICMP".to_owned();
-        (record.icmp_type, record.icmp_code, record.source.port) = (Some(8), Some(0), 0);
+        (record.icmp_type, record.icmp_code, record.source.port) = (Some(8), Some(0), 21120);
         record.reason = "something-new".to_owned();
         record.suppressed = 12;
         record.at = "then".to_owned();
