@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use weft_lab::services::PolicyServer;
 use weft_lab::terminal::tell;
 use weft_lab::{Lab, LabOptions, bench, demo, signals, teardown};
 
@@ -66,6 +67,12 @@ fn up(name: &str, nodes: u8, cells: u8) -> Result<()> {
         let subnet = host.status()?.subnet.map(|subnet| subnet.to_string()).unwrap_or_default();
         tell(&format!("{}  {}  {subnet}  weft --socket {} status", host.name(), host.address, host.socket().display()));
     }
+    tell(&format!(
+        "policies: nsenter --net={} weft policies list --server {} --token-file {}",
+        lab.ctl().display(),
+        PolicyServer::url(),
+        lab.folder.join("token").display()
+    ));
     tell(&format!("remove it with: weft-lab down {name}"));
     lab.keep();
     Ok(())

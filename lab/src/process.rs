@@ -1,7 +1,7 @@
 //! Processes of a lab: started in a namespace, logged to a file, ended by their id.
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -29,6 +29,9 @@ impl Process {
             .open(log)
             .with_context(|| format!("cannot open {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
+        // What this process blocks (`signals`) its children would inherit: SIGTERM would not end them.
+        // SAFETY: between fork and exec only `pthread_sigmask` is called, which is async-signal-safe.
+        unsafe { command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(Into::into)) };
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }

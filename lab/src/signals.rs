@@ -17,7 +17,7 @@ pub fn unregister(lab: &str) {
 }
 
 /// Starts the thread that waits for signals. To be called before any other thread is made, which all
-/// inherit the blocked signals; processes do not (the standard library unblocks them).
+/// inherit the blocked signals; so do processes, which is why `Process` unblocks them.
 ///
 /// # Errors
 /// The signals cannot be blocked.

@@ -38,6 +38,34 @@ fn up_and_down_beside_another_lab() {
     other.add("n1", &WorkloadOptions::pod("w", "open")).expect("the other lab works");
 }
 
+/// What `weft-lab up` prints can be pasted, and an agent it started ends when it is asked to.
+#[test]
+fn what_up_leaves_can_be_used_by_hand() {
+    struct Removed(String);
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            drop(teardown::down(&self.0));
+        }
+    }
+    let name = LabOptions::unique_name("hand");
+    let _removed = Removed(name.clone());
+    let weft_lab = binary("weft-lab").unwrap();
+    let told = output(Command::new(&weft_lab).args(["up", &name])).unwrap();
+    let weft = binary("weft").unwrap().display().to_string();
+    let paste = |line: &str| sh(&line.replace(" weft ", &format!(" {weft} ")));
+    let status = told.lines().next().and_then(|line| line.split_once("  weft ")).expect("a line a host").1;
+    assert!(paste(&format!("env weft {status}")).unwrap().contains("lease held"), "{told}");
+    let policies = told.lines().find_map(|line| line.strip_prefix("policies: ")).expect("the policy server");
+    assert_eq!(paste(policies).unwrap(), "no policies\n");
+    let agent = teardown::leftovers(&name).into_iter().find(|left| {
+        let id = left.strip_prefix("process ").unwrap_or_default();
+        std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.contains("weftd"))
+    });
+    let agent = agent.expect("an agent");
+    sh(&agent.replace("process", "kill -TERM")).unwrap();
+    wait::until_true("the agent to end", PATIENCE, || Ok(!teardown::leftovers(&name).contains(&agent))).unwrap();
+}
+
 #[test]
 fn an_error_on_the_way_up_leaves_nothing() {
     let name = LabOptions::unique_name("error");
