@@ -135,6 +135,12 @@ impl Datapath {
         Ok(())
     }
 
+    /// How many links of ours are pinned.
+    #[must_use]
+    pub fn pinned_links(&self) -> usize {
+        self.pins.links().len()
+    }
+
     /// Names of other people's TCX programs on an interface. They run before clsact, and one that
     /// lets a packet pass for good keeps it from ours.
     ///
@@ -171,6 +177,9 @@ impl Datapath {
             return Ok(Attached::Unchanged);
         }
         let path = self.pins.link(program, interface.as_str());
+        if self.follow_rename(program, interface, &path)? {
+            return Ok(Attached::Changed);
+        }
         // A link that lost its device, or whose device has another name now, cannot be used again.
         if !(self.update_link(program, &path) && self.has_tcx(program, interface)?) {
             match fs::remove_file(&path) {
@@ -188,6 +197,17 @@ impl Datapath {
             }
         }
         Ok(Attached::Changed)
+    }
+
+    /// A device that was given another name keeps its link, pinned under the old one: the kernel would not
+    /// attach the same program a second time.
+    fn follow_rename(&self, program: Program, interface: &IfName, path: &Path) -> Result<bool, DatapathError> {
+        if path.exists() || !self.runs_tcx(program, interface)? {
+            return Ok(false);
+        }
+        let [stray] = &self.pins.strays(program)[..] else { return Ok(false) };
+        fs::rename(stray, path).map_err(error("cannot rename link", stray))?;
+        Ok(true)
     }
 
     /// Puts the program into a pinned link in place of an earlier version.
@@ -236,9 +256,10 @@ impl Datapath {
     }
 
     fn has_tcx(&self, program: Program, interface: &IfName) -> Result<bool, DatapathError> {
-        if !self.pins.link(program, interface.as_str()).exists() {
-            return Ok(false);
-        }
+        Ok(self.pins.link(program, interface.as_str()).exists() && self.runs_tcx(program, interface)?)
+    }
+
+    fn runs_tcx(&self, program: Program, interface: &IfName) -> Result<bool, DatapathError> {
         for info in self.tcx(interface, program.tcx())? {
             if self.is_same(program, &info)? {
                 return Ok(true);

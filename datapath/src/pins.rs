@@ -41,6 +41,26 @@ impl Pins {
         self.links.join(format!("{}@{interface}", program.name()))
     }
 
+    /// The pinned links.
+    pub(crate) fn links(&self) -> Vec<PathBuf> {
+        fs::read_dir(&self.links).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    }
+
+    /// Pinned links of a program to interfaces that are gone, or have another name now.
+    pub(crate) fn strays(&self, program: Program) -> Vec<PathBuf> {
+        let exists = |interface: &str| {
+            let interface = interface.replace("%2e", ".").replace("%25", "%");
+            nix::net::if_::if_nametoindex(interface.as_str()).is_ok()
+        };
+        let stray = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.strip_prefix(program.name())
+                .and_then(|rest| rest.strip_prefix('@'))
+                .is_some_and(|interface| !exists(interface))
+        };
+        self.links().into_iter().filter(stray).collect()
+    }
+
     /// Removes the pins of maps that do not fit this version, so that they are made anew.
     pub(crate) fn discard_misfits(&self) -> Result<(), DatapathError> {
         let mut stateful = Vec::new();

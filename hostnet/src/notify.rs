@@ -13,13 +13,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Multicast groups of rtnetlink (`include/uapi/linux/rtnetlink.h`): links, neighbours and forwarding
-/// entries, IPv4 addresses, IPv4 routes, IPv4 settings of devices (`ip_forward` among them).
-const ROUTE_GROUPS: [u32; 5] = [1, 3, 5, 7, 24];
+/// entries, queueing disciplines and their filters (our programs), IPv4 addresses, IPv4 routes, IPv4
+/// settings of devices (`ip_forward` among them).
+const ROUTE_GROUPS: [u32; 6] = [1, 3, 4, 5, 7, 24];
 
 /// Multicast group of nftables (`include/uapi/linux/netfilter/nfnetlink.h`, NFNLGRP_NFTABLES).
 const NFTABLES_GROUP: u32 = 7;
 
-/// Wakes its owner when links, IPv4 addresses, routes, neighbours, forwarding entries or nftables of a
+/// Wakes its owner when links, their programs, IPv4 addresses, routes, neighbours, forwarding entries or nftables of a
 /// namespace may have changed. It does not say what changed: the owner reads everything again.
 pub struct Notifier {
     route: AsyncFd<Socket>,
