@@ -6,6 +6,7 @@
 //! they should be.
 
 mod collect;
+mod complaints;
 mod journal;
 mod network;
 pub(crate) mod placement;
@@ -45,6 +46,10 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const NOTES: Duration = Duration::from_secs(1);
 /// Pause after a failed pass.
 const RETRY: Duration = Duration::from_secs(1);
+/// Kernel notifications within this time are one while passes fail: what a failing pass does is notified too.
+const DEBOUNCE_FAILING: Duration = Duration::from_millis(500);
+/// Messages taken between two looks at what is due.
+const BATCH: usize = 64;
 
 /// An answer.
 pub type Reply<T> = Result<T, ApiError>;
@@ -173,6 +178,11 @@ struct Core {
     enforced: i64,
     store: StoreStatus,
     alarms: BTreeMap<&'static str, String>,
+    complaints: complaints::Complaints,
+    /// Ops of the last pass over the network, if it failed: said once.
+    stuck: Vec<String>,
+    /// Pinned links of programs at the last pass.
+    pinned: usize,
     network: SyncStatus,
     programs: SyncStatus,
     due: Due,
@@ -220,6 +230,9 @@ impl Core {
             enforced: 0,
             store: StoreStatus { connected: false, error: None },
             alarms: BTreeMap::new(),
+            complaints: complaints::Complaints::default(),
+            stuck: Vec::new(),
+            pinned: 0,
             network: SyncStatus::default(),
             programs: SyncStatus::default(),
             due: Due { reconcile: now, notes: now },
@@ -230,9 +243,17 @@ impl Core {
         loop {
             let wait = self.due.reconcile.min(self.due.notes).saturating_duration_since(Instant::now());
             match commands.recv_timeout(wait) {
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(command) => self.handle(command),
+                Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
+                // Questions must not wait for a pass each: a pass may be slow when something is wrong.
+                Ok(first) => {
+                    for command in std::iter::once(first).chain(commands.try_iter()).take(BATCH) {
+                        if matches!(command, Command::Stop) {
+                            return;
+                        }
+                        self.handle(command);
+                    }
+                }
             }
             self.passes();
         }
@@ -251,7 +272,10 @@ impl Core {
             Command::Policies(view) => self.take_policies(view),
             Command::Store { connected, error } => self.store = StoreStatus { connected, error },
             Command::Alarm { about, text } => self.alarm(about, text),
-            Command::KernelChanged => self.due.within(DEBOUNCE),
+            Command::KernelChanged => {
+                let failing = !(self.network.in_sync && self.programs.in_sync);
+                self.due.within(if failing { DEBOUNCE_FAILING } else { DEBOUNCE });
+            }
             Command::Stop => {}
         }
     }
@@ -262,6 +286,7 @@ impl Core {
         if self.due.notes <= now {
             self.due.notes = now + NOTES;
             self.take_notes();
+            self.look_at_pins();
         }
         if self.due.reconcile <= now {
             self.due.reconcile = now + INTERVAL;
@@ -280,6 +305,12 @@ impl Core {
         self.attach_overlay();
         self.collect();
         self.publish();
+        if self.network.in_sync && self.complaints.end("network") {
+            tracing::info!("the host's network is as it should be again");
+        }
+        if self.programs.in_sync && self.complaints.end("programs") {
+            tracing::info!("the kernel programs are as they should be again");
+        }
     }
 
     /// A new revision: at once, without waiting for a pass.

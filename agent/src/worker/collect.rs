@@ -13,7 +13,7 @@ use weft_model::group::Identity;
 use weft_model::id::{Attachment, Slot, Token};
 use weft_model::op::Op;
 use weft_model::overlay::LinkKind;
-use weft_model::workload::{Alias, SLOT_IFINDEX_BASE};
+use weft_model::workload::{Alias, SLOT_IFINDEX_BASE, host_ifname};
 
 impl Core {
     /// One round of collection.
@@ -25,10 +25,19 @@ impl Core {
                 return;
             }
         };
-        let alive: BTreeSet<Token> = links.iter().filter_map(alias).map(|alias| alias.token).collect();
+        let mut alive: BTreeSet<Token> = links.iter().filter_map(alias).map(|alias| alias.token).collect();
+        alive.extend(links.iter().filter_map(|link| self.nameless(link)));
         self.collect_gone(&alive);
         self.collect_lapsed(&alive);
         self.collect_strays(&links);
+    }
+
+    /// The token of a workload whose link lost its alias: still its link, by name and index.
+    fn nameless(&self, link: &LinkInfo) -> Option<Token> {
+        let pool = self.pool.as_ref()?;
+        let attachment = pool.owner(slot_of(link)?)?;
+        let entry = pool.get(attachment)?;
+        (alias(link).is_none() && link.name == host_ifname(attachment)).then(|| entry.token.clone())
     }
 
     /// Committed workloads whose link is gone: the namespace died without a DEL.

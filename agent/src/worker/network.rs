@@ -3,10 +3,11 @@
 use super::{Core, RETRY};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use weft_hostnet::SnapshotScope;
+use weft_hostnet::{LinkInfo, OpError, SnapshotScope};
 use weft_ipam::State;
 use weft_model::id::Attachment;
-use weft_model::overlay::{desired, plan};
+use weft_model::op::Op;
+use weft_model::overlay::{LinkKind, desired, plan};
 
 impl Core {
     pub(super) fn reconcile_network(&mut self) {
@@ -29,25 +30,53 @@ impl Core {
             self.network.error = None;
             return;
         }
-        for op in &ops {
-            tracing::info!(%op, "changing the host's network");
-        }
+        self.say(&ops);
         // One obstacle must not keep the rest from being healed.
         let failed = self.kernel.execute_all(&ops, None).err().unwrap_or_default();
         self.network.changes += u64::try_from(ops.len() - failed.len()).unwrap_or(0);
         if failed.is_empty() {
+            self.stuck.clear();
             self.network.in_sync = true;
             self.network.error = None;
             // Not assumed: the next pass proves the plan empty.
             self.due.within(super::DEBOUNCE);
         } else {
-            let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();
-            self.network_failed(&failed.join("; "));
+            let in_the_way = self.in_the_way(&failed, &ops);
+            self.network_failed(&format!("{}{}", first_of(&failed), in_the_way.unwrap_or_default()));
         }
     }
 
+    /// Says what is about to be done, unless the last pass tried the very same in vain.
+    fn say(&mut self, ops: &[Op]) {
+        let ops: Vec<String> = ops.iter().map(ToString::to_string).collect();
+        if ops != self.stuck {
+            for op in &ops {
+                tracing::info!(%op, "changing the host's network");
+            }
+        }
+        self.stuck = ops;
+    }
+
+    /// The kernel takes a VNI and port once only. It is not ours to remove somebody else's device, nor one
+    /// of ours that was given another name.
+    fn in_the_way(&mut self, failed: &[OpError], ops: &[Op]) -> Option<String> {
+        let refused =
+            |error: &&OpError| error.already_exists() && matches!(ops.get(error.index), Some(Op::CreateVxlan(_)));
+        failed.iter().find(refused)?;
+        let wanted = self.placement.as_ref()?;
+        let links = self.kernel.links().ok()?;
+        let same = |link: &&LinkInfo| matches!(link.kind, LinkKind::Vxlan { vni, port, .. } if (vni, port) == (wanted.vni, wanted.port));
+        let other = &links.iter().find(same)?.name;
+        Some(format!(
+            "; {other} has VNI {} and port {}: remove it (ip link del {other}), or set vni, vxlan_port or vxlan_name",
+            wanted.vni, wanted.port
+        ))
+    }
+
     fn network_failed(&mut self, error: &str) {
-        tracing::error!(error, "the host's network is not as it should be: trying again in 1 s");
+        if self.complaints.raise("network", error) {
+            tracing::error!(error, "the host's network is not as it should be: trying again every second");
+        }
         self.network.in_sync = false;
         self.network.error = Some(error.to_owned());
         self.due.within(RETRY);
@@ -59,4 +88,15 @@ impl Core {
         let committed = pool.entries().iter().filter(|(_, entry)| entry.state == State::Committed);
         committed.filter_map(|(attachment, entry)| Some((attachment.clone(), pool.address(entry.slot)?))).collect()
     }
+}
+
+/// The first failures; what follows often needs what they were to make.
+fn first_of(failed: &[OpError]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = failed.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = match failed.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    format!("{}{more}", shown.join("; "))
 }

@@ -22,6 +22,8 @@ pub(crate) struct Underlay {
     pub mtu: u32,
     /// The address others reach us by.
     pub address: Ipv4Addr,
+    /// The addresses it has.
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 /// Finds the underlay: the interface named, else the one that has the address named, else the default
@@ -49,9 +51,10 @@ pub(crate) fn underlay(
             .ok_or_else(|| "interface: missing: this host has no default route to find the interface by".to_owned())?,
     };
     let addresses = kernel.addresses_of(&found).map_err(|error| error.to_string())?;
-    let address = public_ip.or_else(|| addresses.first().map(|network| network.ip()));
+    let addresses: Vec<Ipv4Addr> = addresses.iter().map(|network| network.ip()).collect();
+    let address = public_ip.or_else(|| addresses.first().copied());
     let address = address.ok_or_else(|| format!("public_ip: missing: interface {} has no IPv4 address", found.name))?;
-    Ok(Underlay { name: found.name, index: found.index, mtu: found.mtu, address })
+    Ok(Underlay { name: found.name, index: found.index, mtu: found.mtu, address, addresses })
 }
 
 /// The place that lease, configuration and underlay make.
@@ -104,12 +107,11 @@ impl Core {
         let underlay = match underlay(&mut self.kernel, self.config.interface.as_ref(), Some(self.me.public_ip)) {
             Ok(underlay) => underlay,
             Err(error) => {
-                tracing::error!(error, "the underlay is gone: leaving the host's network as it is");
-                self.alarm("underlay", Some(error));
+                self.underlay_failed(Some(error));
                 return self.placement.is_some();
             }
         };
-        self.alarm("underlay", None);
+        self.underlay_failed(self.moved(&underlay));
         let Some(placement) = placement(&self.config, &overlay, subnet, &underlay) else { return false };
         if self.placement.as_ref().is_none_or(|old| old.subnet != placement.subnet) {
             self.open_pool(placement.subnet);
@@ -122,6 +124,30 @@ impl Core {
             self.open_datapath();
         }
         true
+    }
+
+    fn underlay_failed(&mut self, error: Option<String>) {
+        match &error {
+            Some(error) if self.complaints.raise("underlay", error) => {
+                tracing::error!(error, "the underlay is not what it was: leaving the host's network as it is");
+            }
+            None if self.complaints.end("underlay") => tracing::info!("the underlay is what it was again"),
+            _ => {}
+        }
+        self.alarm("underlay", error);
+    }
+
+    /// The other hosts know us by the address found at the start. One that was set by hand may belong to a
+    /// translator in front of us.
+    fn moved(&self, underlay: &Underlay) -> Option<String> {
+        let known = self.me.public_ip;
+        let moved = self.config.public_ip.is_none() && !underlay.addresses.contains(&known);
+        moved.then(|| {
+            format!(
+                "interface {} has not the address {known} any more by which the other hosts know this one (it has {:?}): give it back, or drain this host and restart weftd",
+                underlay.name, underlay.addresses
+            )
+        })
     }
 
     fn open_pool(&mut self, subnet: weft_model::net::Subnet) {

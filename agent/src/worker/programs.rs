@@ -4,7 +4,7 @@ use super::workloads::workload_mac;
 use super::{Core, RETRY};
 use crate::leases::chain;
 use std::collections::BTreeMap;
-use weft_datapath::Datapath;
+use weft_datapath::{Attached, Datapath};
 use weft_ipam::State;
 use weft_model::compile::{Policies, policy_set};
 use weft_model::datapath::{Host, PeerHost, Surroundings, plan_surroundings};
@@ -49,10 +49,12 @@ impl Core {
     }
 
     pub(super) fn programs_failed(&mut self, error: &str) {
-        tracing::error!(
-            error,
-            "the kernel programs are not as they should be: what is in force stays, trying again in 1 s"
-        );
+        if self.complaints.raise("programs", error) {
+            tracing::error!(
+                error,
+                "the kernel programs are not as they should be: what is in force stays, trying again every second"
+            );
+        }
         self.programs.in_sync = false;
         self.programs.error = Some(error.to_owned());
         self.due.within(RETRY);
@@ -202,8 +204,23 @@ impl Core {
         let underlay = links.into_iter().find(|link| link.index == placement.underlay_index);
         let underlay = underlay.ok_or_else(|| format!("underlay interface {} is gone", placement.underlay_index))?;
         let Some(datapath) = &mut self.datapath else { return Ok(()) };
-        datapath.attach_underlay(&underlay.name).map_err(|error| chain(&error))?;
-        datapath.attach_vtep(&placement.vxlan).map_err(|error| chain(&error))?;
+        let on_underlay = datapath.attach_underlay(&underlay.name).map_err(|error| chain(&error))?;
+        let on_vtep = datapath.attach_vtep(&placement.vxlan).map_err(|error| chain(&error))?;
+        self.pinned = datapath.pinned_links();
+        for (link, attached) in [(&underlay.name, on_underlay), (&placement.vxlan, on_vtep)] {
+            if attached == Attached::Changed {
+                self.programs.changes += 1;
+                tracing::info!(%link, "its programs were missing or an older version's: attached");
+            }
+        }
         Ok(())
+    }
+
+    /// Nobody tells when a pin is removed, and with it a program.
+    pub(super) fn look_at_pins(&mut self) {
+        let pinned = self.datapath.as_ref().map(Datapath::pinned_links);
+        if pinned.is_some_and(|pinned| pinned != self.pinned) {
+            self.due.within(std::time::Duration::ZERO);
+        }
     }
 }
