@@ -290,7 +290,7 @@ fn check(raw: Raw, system_hostname: &str) -> Result<Config, ConfigErrors> {
     let default_deny = if cell { DenyAction::Reject } else { DenyAction::Drop };
     let run_dir = raw.run_dir.clone().unwrap_or_else(|| PathBuf::from("/run/weft"));
     let config = Config {
-        hostname: raw.hostname.clone().unwrap_or_else(|| system_hostname.to_owned()),
+        hostname: check_hostname(raw.hostname.as_deref().unwrap_or(system_hostname), &mut c),
         public_ip: c.parse("public_ip", raw.public_ip.as_deref(), "an IPv4 address"),
         interface: c.parse("interface", raw.interface.as_deref(), IFNAME),
         etcd_endpoints: check_endpoints(raw.etcd_endpoints.clone(), &mut c),
@@ -324,6 +324,9 @@ fn check(raw: Raw, system_hostname: &str) -> Result<Config, ConfigErrors> {
         denials_per_second: c.range("denials_per_second", raw.denials_per_second, 1, 1_000_000).unwrap_or(1),
         denials_burst: c.range("denials_burst", raw.denials_burst, 1, 1_000_000).unwrap_or(5),
     };
+    if config.vxlan_name.as_ref() == Some(&config.bridge) {
+        c.refuse("vxlan_name", &config.bridge, "another name than the bridge's");
+    }
     if c.0.is_empty() { Ok(config) } else { Err(ConfigErrors(c.0)) }
 }
 
@@ -364,10 +367,24 @@ fn parse_service(text: &str) -> Option<(Protocol, u16)> {
     port.parse().ok().filter(|port| *port != 0).map(|port| (protocol, port))
 }
 
+fn check_hostname(name: &str, c: &mut Checker) -> String {
+    if name.trim().is_empty() || name.len() > 253 || name.chars().any(char::is_control) {
+        c.refuse("hostname", name, "1 to 253 printable characters");
+    }
+    name.to_owned()
+}
+
+fn is_endpoint(url: &str) -> bool {
+    let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    authority.and_then(|authority| authority.rsplit_once(':')).is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port != 0)
+    })
+}
+
 fn check_endpoints(endpoints: Option<Vec<String>>, c: &mut Checker) -> Vec<String> {
     let endpoints = endpoints.unwrap_or_else(|| vec!["http://127.0.0.1:2379".to_owned()]);
     for endpoint in &endpoints {
-        if !endpoint.strip_prefix("http://").is_some_and(|rest| rest.contains(':')) {
+        if !is_endpoint(endpoint) {
             c.refuse("etcd_endpoints", endpoint, "http://<host>:<port>");
         }
     }
@@ -386,6 +403,9 @@ fn check_prefix(prefix: Option<&str>, c: &mut Checker) -> String {
 }
 
 fn check_network(raw: &Raw, c: &mut Checker) -> Option<String> {
+    if raw.network.is_none() && raw.subnet_len.is_some() {
+        c.0.push("subnet_len: only together with network: otherwise the configuration in the store has it".to_owned());
+    }
     let network: Ipv4Network = c.parse("network", raw.network.as_deref(), "an IPv4 network such as 10.255.0.0/16")?;
     let subnet_len = raw.subnet_len;
     if let Err(error) = weft_model::net::NetworkConfig::new(network, subnet_len, None, None) {
@@ -418,54 +438,4 @@ fn check_dns(servers: &[String], c: &mut Checker) -> Vec<Ipv4Addr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Config, ConfigErrors> {
-        check(toml::from_str(text).unwrap(), "h1")
-    }
-
-    #[test]
-    fn defaults_follow_the_kind() {
-        let cell = parse("kind = 'cell'").unwrap();
-        assert_eq!((cell.stance.isolation, cell.deny), (Isolation::Always, DenyAction::Reject));
-        assert!(!cell.stance.hosts_may_reach && cell.stance.host_services.is_some());
-        let node = parse("kind = 'kubernetes'").unwrap();
-        assert_eq!((node.stance.isolation, node.deny), (Isolation::Selected, DenyAction::Drop));
-        assert!(node.stance.hosts_may_reach && node.stance.host_services.is_none());
-        assert_eq!(node.hostname, "h1");
-    }
-
-    #[test]
-    fn all_errors_at_once_with_field_value_and_what_is_allowed() {
-        let errors = parse(
-            "isolation = 'sometimes'\npublic_ip = 'ten'\nmtu = 100\nhost_services = ['53']\nkind = 'cell'\netcd_endpoints = ['https://x']\nnetwork = '10.0.0.0/29'",
-        )
-        .unwrap_err();
-        let text = errors.to_string();
-        for want in [
-            "isolation: invalid value \"sometimes\": one of always, selected, never",
-            "public_ip: invalid value \"ten\": an IPv4 address",
-            "mtu: invalid value \"100\": a number from 576 to 65535",
-            "host_services: invalid value \"53\": tcp:<port> or udp:<port>, port 1 to 65535",
-            "etcd_endpoints: invalid value \"https://x\": http://<host>:<port>",
-            "network: 10.0.0.0/29: network is too small. Minimum useful network prefix is /28",
-        ] {
-            assert!(text.contains(want), "{want} in\n{text}");
-        }
-        assert_eq!(errors.0.len(), 6, "{text}");
-        assert_eq!(parse("").unwrap_err().0, ["kind: missing: kubernetes or cell"]);
-    }
-
-    #[test]
-    fn unknown_keys_are_refused_by_name_and_flags_win() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("weftd.toml");
-        std::fs::write(&path, "kind = 'cell'\nmtu = 1400\nbrigde = 'x'\n").unwrap();
-        let flags = || Raw { config: Some(path.clone()), mtu: Some(1300), ..Raw::default() };
-        assert!(load(flags(), "h").unwrap_err().to_string().contains("brigde"));
-        std::fs::write(&path, "kind = 'cell'\nmtu = 1400\naudit = true\n").unwrap();
-        let config = load(flags(), "h").unwrap();
-        assert_eq!((config.mtu, config.audit), (Some(1300), true));
-    }
-}
+mod tests;

@@ -29,6 +29,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = lock(&config.run_dir.join("agent.lock"))?;
     let cache = Cache::open(&config.state_dir)
         .with_context(|| format!("state_dir: cannot make {}", config.state_dir.display()))?;
+    std::fs::create_dir_all(&config.bpf_dir)
+        .with_context(|| format!("bpf_dir: cannot make {}", config.bpf_dir.display()))?;
+    let _state = lock_folder("state_dir", &config.state_dir)?;
+    let _bpf = lock_folder("bpf_dir", &config.bpf_dir)?;
     let me = host_name(&config, &cache)?;
     tracing::info!(node = %me.node, hostname = me.hostname, public_ip = %me.public_ip, version = env!("CARGO_PKG_VERSION"), "weftd");
 
@@ -62,12 +66,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// One agent a host: the lock is the kernel's and goes with the process.
 fn lock(path: &Path) -> anyhow::Result<File> {
     let file = File::create(path).with_context(|| format!("run_dir: cannot make {}", path.display()))?;
+    try_lock(file, path)
+}
+
+/// Two agents with run folders of their own would still write the same maps and the same lease.
+fn lock_folder(field: &str, path: &Path) -> anyhow::Result<File> {
+    let folder = File::open(path).with_context(|| format!("{field}: cannot open {}", path.display()))?;
+    try_lock(folder, path)
+}
+
+fn try_lock(file: File, path: &Path) -> anyhow::Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(anyhow!(
-            "another weftd runs on this host: it holds {}; stop it first, or give this one its own --run-dir",
-            path.display()
-        )),
+        Err(TryLockError::WouldBlock) => {
+            Err(anyhow!("another weftd runs on this host: it holds {}; stop it first", path.display()))
+        }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }

@@ -304,6 +304,8 @@ impl Core {
         self.reconcile_network();
         self.attach_overlay();
         self.collect();
+        let journal = self.pool.as_ref().and_then(|pool| self.journal.mend(pool));
+        self.alarm("journal", journal);
         self.publish();
         if self.network.in_sync && self.complaints.end("network") {
             tracing::info!("the host's network is as it should be again");

@@ -6,12 +6,16 @@ use crate::config::Config;
 use crate::directory::HostName;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use weft_api::denial::{CfContainer, CfLogLine};
 
 /// Lines a second in the kernel log, which everybody shares.
 const KERNEL_LINES_PER_SECOND: u32 = 10;
+/// The file is moved to `<name>.1` at this size: it lives in memory unless told otherwise, and a hostile
+/// workload can fill it.
+const FILE_BYTES: u64 = 16 << 20;
 /// How long a sink that failed is left alone.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -19,6 +23,8 @@ pub(super) struct Sinks {
     path: PathBuf,
     file: Option<File>,
     file_pause: Option<Instant>,
+    /// Records that did not get into the file.
+    missed: u64,
     kernel: Option<File>,
     kernel_window: (Instant, u32),
 }
@@ -30,6 +36,7 @@ impl Sinks {
             path: config.denial_log.clone(),
             file: None,
             file_pause: None,
+            missed: 0,
             kernel: None,
             kernel_window: (Instant::now(), 0),
         };
@@ -52,25 +59,39 @@ impl Sinks {
 
     fn write_file(&mut self, denial: &Denial, me: &HostName) {
         if self.file_pause.is_some_and(|since| since.elapsed() < PAUSE) {
+            self.missed += 1;
             return;
         }
         let line = CfLogLine::new(&denial.record, denial.at_ns, container(denial, me));
         if let Err(error) = self.append(&line) {
-            tracing::error!(path = %self.path.display(), %error, "a denial could not be logged: counters stay exact; trying this file again in 10 s");
+            if self.file_pause.is_none() {
+                tracing::error!(path = %self.path.display(), %error, "a denial could not be logged: counters stay exact; trying this file again every 10 s");
+            }
+            self.missed += 1;
             self.file = None;
             self.file_pause = Some(Instant::now());
         }
     }
 
-    /// Appends; opens the file anew when it was moved away (log rotation).
+    /// Appends; opens the file anew when it was moved away or replaced (log rotation).
     fn append(&mut self, line: &CfLogLine) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
-        if self.file.is_none() || !self.path.exists() {
+        let current = self.file.as_ref().filter(|file| is_at(file, &self.path));
+        if current.is_some_and(is_full) {
+            std::fs::rename(&self.path, with_suffix(&self.path))?;
+        }
+        if current.is_none_or(is_full) {
             self.file = Some(open_log(&self.path)?);
         }
-        self.file_pause = None;
-        self.file.as_mut().map_or(Ok(()), |file| file.write_all(&bytes))
+        if let Some(file) = &mut self.file {
+            append_line(file, &bytes)?;
+        }
+        if self.file_pause.take().is_some() {
+            tracing::info!(path = %self.path.display(), missed = self.missed, "denials are logged to this file again");
+            self.missed = 0;
+        }
+        Ok(())
     }
 
     fn write_kernel(&mut self, denial: &Denial) {
@@ -87,6 +108,29 @@ impl Sinks {
             self.kernel = None;
         }
     }
+}
+
+fn is_full(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.len() >= FILE_BYTES)
+}
+
+/// Whether the path still names the open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let (open, named) = (file.metadata().map(id), std::fs::metadata(path).map(id));
+    matches!((open, named), (Ok(open), Ok(named)) if open == named)
+}
+
+fn with_suffix(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
+}
+
+/// A whole line or none: on a full disk half of one would spoil the next.
+fn append_line(file: &mut File, line: &[u8]) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    file.write_all(line).inspect_err(|_full| drop(file.set_len(before)))
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
@@ -128,4 +172,30 @@ fn kernel_line(denial: &Denial) -> String {
         record.source.tag.map_or(0, weft_model::id::Tag::get),
         record.reason,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_moved_replaced_or_removed_is_told_from_the_open_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("denials.log");
+        let file = open_log(&path).unwrap();
+        assert!(is_at(&file, &path));
+        std::fs::rename(&path, with_suffix(&path)).unwrap();
+        assert!(!is_at(&file, &path));
+        std::fs::write(&path, "made by logrotate").unwrap();
+        assert!(!is_at(&file, &path));
+        assert!(is_at(&open_log(&path).unwrap(), &path));
+    }
+
+    #[test]
+    fn a_file_is_full_at_its_limit() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(!is_full(&file));
+        file.set_len(FILE_BYTES).unwrap();
+        assert!(is_full(&file));
+    }
 }

@@ -124,7 +124,7 @@ impl Core {
             if pool.get(&alias.attachment).is_some() {
                 continue;
             }
-            tracing::warn!(link = %link.name, attachment = %alias.attachment, "a running workload the journal does not know: adopted without identity");
+            tracing::warn!(link = %link.name, attachment = %alias.attachment, "a running workload the journal does not know: adopted; in no group until one is found in the programs' maps");
             let entry = Entry {
                 token: alias.token,
                 slot,

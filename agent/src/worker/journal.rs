@@ -14,14 +14,14 @@ pub(super) struct Journal {
     boot_id: String,
     file: Option<File>,
     appended: u32,
-    /// The last append may have left half a line.
-    torn: bool,
+    /// Why the file is behind the pool.
+    complaint: Option<String>,
 }
 
 impl Journal {
     pub(super) fn new(run_dir: &Path) -> io::Result<Self> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(Self { path: run_dir.join("journal.jsonl"), boot_id, file: None, appended: 0, torn: false })
+        Ok(Self { path: run_dir.join("journal.jsonl"), boot_id, file: None, appended: 0, complaint: None })
     }
 
     /// The pool the file stands for. A file that cannot be used leaves an empty pool: what the
@@ -41,24 +41,38 @@ impl Journal {
         restored.pool
     }
 
-    /// Appends an event. A failure is said and healed by writing the file anew later; the kernel has
-    /// the truth meanwhile (aliases of links).
+    /// Appends an event. A failure is said once and healed by writing the file anew, which also mends a
+    /// line written by half; the kernel has the truth meanwhile (aliases of links).
     pub(super) fn append(&mut self, event: &Event, pool: &Pool) {
         if self.appended >= SHORTEN_AFTER || self.file.is_none() {
             return self.rewrite(pool);
         }
-        let line = if self.torn { format!("\n{}", journal::line(event)) } else { journal::line(event) };
         let Some(file) = &mut self.file else { return };
-        match file.write_all(line.as_bytes()) {
-            Ok(()) => {
-                self.appended += 1;
-                self.torn = false;
-            }
+        match file.write_all(journal::line(event).as_bytes()) {
+            Ok(()) => self.appended += 1,
             Err(error) => {
-                tracing::error!(path = %self.path.display(), %error, "cannot append to the journal (full disk?): it will be rewritten with the next event");
-                self.torn = true;
                 self.file = None;
+                self.complain(&error);
             }
+        }
+    }
+
+    /// Writes the file anew if it is behind the pool, or was removed; what is wrong with it, if anything is.
+    pub(super) fn mend(&mut self, pool: &Pool) -> Option<String> {
+        if self.file.is_none() || !self.path.exists() {
+            self.rewrite(pool);
+        }
+        self.complaint.clone()
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        let text = format!(
+            "run_dir: cannot write the journal {}: a restart would rebuild from the kernel: {error}",
+            self.path.display()
+        );
+        if self.complaint.as_ref() != Some(&text) {
+            tracing::error!("{text}; trying again");
+            self.complaint = Some(text);
         }
     }
 
@@ -67,11 +81,13 @@ impl Journal {
             Ok(file) => {
                 self.file = Some(file);
                 self.appended = 0;
-                self.torn = false;
+                if self.complaint.take().is_some() {
+                    tracing::info!(path = %self.path.display(), "the journal is written again");
+                }
             }
             Err(error) => {
-                tracing::error!(path = %self.path.display(), %error, "cannot write the journal: a restart would rebuild from the kernel");
                 self.file = None;
+                self.complain(&error);
             }
         }
     }

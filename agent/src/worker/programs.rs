@@ -5,7 +5,7 @@ use super::{Core, RETRY};
 use crate::leases::chain;
 use std::collections::BTreeMap;
 use weft_datapath::{Attached, Datapath};
-use weft_ipam::State;
+use weft_ipam::{Entry, State};
 use weft_model::compile::{Policies, policy_set};
 use weft_model::datapath::{Host, PeerHost, Surroundings, plan_surroundings};
 use weft_model::endpoints::{Programmed, Wanted, plan};
@@ -154,6 +154,7 @@ impl Core {
     /// hold stays: an unreachable store never means "no policies".
     pub(super) fn program_endpoints(&mut self) -> Result<(), String> {
         let Some(policies) = self.policies.clone() else { return Ok(()) };
+        self.recover_groups(&policies.arranged);
         let wanted = self.wanted(&policies.arranged);
         self.sets.retain(|group, _| wanted.values().any(|want| want.group == *group));
         for want in wanted.values() {
@@ -169,6 +170,30 @@ impl Core {
         }
         self.enforced = policies.revision;
         Ok(())
+    }
+
+    /// Adopted workloads (the journal was lost) are in no group; the tag an earlier agent put into their
+    /// endpoint says which it was.
+    fn recover_groups(&mut self, policies: &Policies) {
+        let Some(pool) = &mut self.pool else { return };
+        let group_of = |slot| {
+            let tag = self.programmed.endpoints.get(slot)?.tag?;
+            policies.tags().iter().find(|(_, candidate)| **candidate == tag).map(|(group, _)| group.clone())
+        };
+        let adopted = pool.entries().iter().filter(|(_, entry)| entry.netns.is_empty() && entry.group.is_none());
+        let found: Vec<_> = adopted
+            .filter_map(|(attachment, entry)| {
+                Some((attachment.clone(), Entry { group: Some(group_of(&entry.slot)?), ..entry.clone() }))
+            })
+            .collect();
+        for (attachment, entry) in found {
+            let group = entry.group.as_ref().map(ToString::to_string);
+            tracing::info!(%attachment, ?group, "its group is known again from the programs' maps");
+            match pool.adopt(attachment, entry) {
+                Ok(event) => self.journal.append(&event, pool),
+                Err(error) => tracing::error!(%error, "its group cannot be kept"),
+            }
+        }
     }
 
     /// Committed workloads: they are in the maps before their links come up.
