@@ -1,7 +1,9 @@
-//! What the lab says to the person at the terminal.
+//! What the lab tells people.
 
-/// Prints a line.
-#[expect(clippy::print_stdout, reason = "this is the lab's output")]
+use std::io::Write;
+
+/// Prints a line for the person at the terminal. Whoever has seen enough (`weft-lab up | head -1`)
+/// must not cost a lab its life.
 pub fn tell(line: &str) {
-    println!("{line}");
+    writeln!(std::io::stdout(), "{line}").unwrap_or_default();
 }
