@@ -181,6 +181,9 @@ struct Core {
     complaints: complaints::Complaints,
     /// Ops of the last pass over the network, if it failed: said once.
     stuck: Vec<String>,
+    /// The network was as it should be since the host has its place. What is wrong with one peer or one
+    /// port later is no reason to refuse the next workload: what an ADD needs fails in the ADD.
+    built: bool,
     /// Pinned links of programs at the last pass.
     pinned: usize,
     network: SyncStatus,
@@ -232,6 +235,7 @@ impl Core {
             alarms: BTreeMap::new(),
             complaints: complaints::Complaints::default(),
             stuck: Vec::new(),
+            built: false,
             pinned: 0,
             network: SyncStatus::default(),
             programs: SyncStatus::default(),

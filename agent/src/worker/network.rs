@@ -26,24 +26,40 @@ impl Core {
         };
         let ops = plan(&desired, &actual);
         if ops.is_empty() {
-            self.network.in_sync = true;
-            self.network.error = None;
-            return;
+            return self.network_in_sync();
         }
         self.say(&ops);
         // One obstacle must not keep the rest from being healed.
-        let failed = self.kernel.execute_all(&ops, None).err().unwrap_or_default();
-        self.network.changes += u64::try_from(ops.len() - failed.len()).unwrap_or(0);
+        let mut failed = self.kernel.execute_all(&ops, None).err().unwrap_or_default();
+        let all = failed.len();
+        failed.retain(|error| !self.vanished(error, &ops));
+        self.network.changes += u64::try_from(ops.len() - all).unwrap_or(0);
         if failed.is_empty() {
             self.stuck.clear();
-            self.network.in_sync = true;
-            self.network.error = None;
+            self.network_in_sync();
             // Not assumed: the next pass proves the plan empty.
             self.due.within(super::DEBOUNCE);
         } else {
             let in_the_way = self.in_the_way(&failed, &ops);
             self.network_failed(&format!("{}{}", first_of(&failed), in_the_way.unwrap_or_default()));
         }
+    }
+
+    fn network_in_sync(&mut self) {
+        self.network.in_sync = true;
+        self.network.error = None;
+        self.built = true;
+    }
+
+    /// Whether an op failed because its workload went between look and deed: no obstacle.
+    fn vanished(&mut self, error: &OpError, ops: &[Op]) -> bool {
+        let (Some(Op::JoinBridge { link, .. } | Op::ReplacePortEntry(link, _) | Op::SetUp(link)), Some(placement)) =
+            (ops.get(error.index), &self.placement)
+        else {
+            return false;
+        };
+        let ours = [&placement.bridge, &placement.vxlan].contains(&link);
+        !ours && self.kernel.link(link).is_ok_and(|link| link.is_none())
     }
 
     /// Says what is about to be done, unless the last pass tried the very same in vain.

@@ -114,6 +114,7 @@ impl Core {
         self.underlay_failed(self.moved(&underlay));
         let Some(placement) = placement(&self.config, &overlay, subnet, &underlay) else { return false };
         if self.placement.as_ref().is_none_or(|old| old.subnet != placement.subnet) {
+            self.built = false;
             self.open_pool(placement.subnet);
         }
         if self.placement.as_ref() != Some(&placement) {

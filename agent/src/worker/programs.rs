@@ -114,6 +114,8 @@ impl Core {
             });
             match attached {
                 Ok(()) => drop(self.guarded.insert(attachment.clone())),
+                // It went between look and deed.
+                Err(_) if self.kernel.link(&name).is_ok_and(|link| link.is_none()) => {}
                 Err(error) => {
                     self.guarded.remove(attachment);
                     first_error = first_error.and(Err(format!("{name}: {}", chain(&error))));

@@ -40,7 +40,7 @@ impl Core {
                 ..try_again("agent not ready: kernel programs are not loaded")
             });
         }
-        if !self.network.in_sync {
+        if !self.built {
             return Err(ApiError {
                 details: self.network.error.clone(),
                 ..try_again("agent not ready: the host's network is not set up")
