@@ -182,6 +182,20 @@ impl<S: HostStore> LeaseKeeper<S> {
         if self.hold.is_none() {
             self.hold = self.state.subnet().and_then(|subnet| hold_in(view, subnet, self.me.public_ip));
         }
+        if matches!(self.state, State::Held(_)) {
+            self.forget_former_selves(view).await?;
+        }
+        Ok(())
+    }
+
+    /// Records under our address and another id are this host's, from before it lost its disk. Whoever
+    /// waits for all hosts would wait for them.
+    async fn forget_former_selves(&self, view: &HostsView) -> Result<(), StoreError> {
+        let ours = |record: &&HostDocument| record.public_ip == self.me.public_ip && record.node != self.me.node;
+        for record in view.records.values().filter(ours) {
+            tracing::info!(node = %record.node, subnet = %record.subnet, "forgetting the record this host had under its former id");
+            self.store.forget(&record.node).await?;
+        }
         Ok(())
     }
 

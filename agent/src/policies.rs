@@ -65,7 +65,7 @@ pub async fn follow<S: PolicyStore>(store: S, cache: Cache, worker: Worker) {
         let frozen = matches!(error, StoreError::Rewound(_));
         // Said once; the alarm stays until it is over.
         if text != said && frozen {
-            tracing::error!(error = %text, "policies are frozen as they were: restore the store, or import policies and remove policies.json from this agent's state folder");
+            tracing::error!(error = %text, "policies are frozen as they were: restore the store, or import policies, remove policies.json from this agent's state folder and restart it");
         } else if text != said {
             tracing::warn!(error = %text, "cannot follow policies: going on with those in force, trying again");
         }

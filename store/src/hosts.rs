@@ -98,6 +98,9 @@ pub trait HostStore: Send + Sync + 'static {
         hold: Hold,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
+    /// Removes the record of a host that is no more, and what it said it enforces.
+    fn forget(&self, node: &NodeId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Says which revision this host enforces (key on the host's etcd lease).
     fn report_enforced(
         &self,

@@ -160,6 +160,13 @@ impl EtcdStore {
         Ok(won(0, &answer))
     }
 
+    pub(super) async fn delete_record(&self, node: &NodeId) -> Result<(), StoreError> {
+        const OP: &str = "forget a host";
+        let deletes = [TxnOp::delete(self.keys().host(node), None), TxnOp::delete(self.keys().enforced(node), None)];
+        let deleted = self.idempotent(OP, Txn::new().and_then(deletes)).await;
+        deleted.map(|_| ()).map_err(|error| error.into_store(OP))
+    }
+
     pub(super) async fn put_enforced(
         &self,
         node: &NodeId,

@@ -80,6 +80,10 @@ impl HostStore for EtcdStore {
         self.release_lease(node, subnet, hold).await
     }
 
+    async fn forget(&self, node: &NodeId) -> Result<(), StoreError> {
+        self.delete_record(node).await
+    }
+
     async fn report_enforced(
         &self,
         node: &NodeId,
