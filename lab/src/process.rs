@@ -80,6 +80,14 @@ impl Process {
         death.map_or(waited, Err)
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
     /// Kills it without warning.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use crate::process::Process;
 use crate::shell::{binary, command_in, sh_in};
 use crate::underlay::{CTL, netns};
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,6 +71,22 @@ impl Etcd {
     /// It does not run.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().context("etcd does not run")?.kill()
+    }
+
+    /// Stops it as it stands: connections stay open, and nothing answers.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.as_ref().context("etcd does not run")?.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.as_ref().context("etcd does not run")?.signal(Signal::SIGCONT)
     }
 
     /// Throws its store away; only while it does not run.
