@@ -67,7 +67,7 @@ impl Datapath {
         }
         let mut programs = loader.load(OBJECT)?;
         for program in Program::ALL {
-            let loaded = find_mut(&mut programs, program).and_then(SchedClassifier::load);
+            let loaded = find_mut(&mut programs, program).and_then(load);
             loaded.map_err(|source| DatapathError::Program { program: program.name(), source })?;
         }
         let mut datapath = Self {
@@ -261,5 +261,24 @@ fn map_data(programs: &mut Ebpf, name: &'static str) -> Result<MapData, Datapath
     match take(programs, name)? {
         Map::Array(data) => Ok(data),
         _ => Err(DatapathError::Map { map: name, source: MapError::InvalidName { name: name.to_owned() } }),
+    }
+}
+
+/// How often a load is tried that a signal cut short.
+const LOAD_ATTEMPTS: u32 = 10;
+
+/// Loads a program. The verifier gives up with EAGAIN while a signal is pending for the thread
+/// (kernel/bpf/verifier.c, `do_check`): that says nothing about the program.
+fn load(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    let interrupted = |error: &ProgramError| match error {
+        ProgramError::LoadError { io_error, .. } => io_error.kind() == std::io::ErrorKind::WouldBlock,
+        _ => false,
+    };
+    let mut attempts = 1;
+    loop {
+        match program.load() {
+            Err(error) if interrupted(&error) && attempts < LOAD_ATTEMPTS => attempts += 1,
+            result => return result,
+        }
     }
 }
