@@ -3,11 +3,13 @@
 use crate::id::{Attachment, IfName};
 use crate::mac::Mac;
 use crate::net::{NetworkConfig, Subnet};
-use crate::op::{NftChain, NftTable, Route, Vxlan};
+use crate::op::{NftTable, Route, Vxlan};
+use crate::policy::Protocol;
 use ipnetwork::Ipv4Network;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+mod nft;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -167,6 +169,8 @@ pub struct Placement {
     pub port: u16,
     /// Whether traffic that leaves the overlay is masqueraded.
     pub masquerade: bool,
+    /// Services of the host itself that workloads may open connections to; `None`: all.
+    pub host_services: Option<BTreeSet<(Protocol, u16)>>,
 }
 
 /// Peers that can be used, and why the others cannot: read tolerantly what would hurt us.
@@ -250,7 +254,7 @@ pub fn desired(placement: &Placement, peers: &[Peer], workloads: &BTreeMap<Attac
             .collect(),
         ports,
         sysctls: sysctls(bridge, vxlan),
-        nft: nft(placement),
+        nft: nft::table(placement),
     }
 }
 
@@ -267,42 +271,6 @@ fn sysctls(bridge: &IfName, vxlan: &IfName) -> BTreeMap<String, String> {
     ]
     .map(|(key, value)| (key, value.to_owned()))
     .into()
-}
-
-/// Masquerade for what leaves the overlay and nothing else; no connection tracking and no mark for
-/// the outer VXLAN packets: the kernel copies the inner packet's mark to the outer one, where
-/// somebody else's rule (kube-proxy's `mark & 0x4000`) would act on it.
-fn nft(placement: &Placement) -> NftTable {
-    let (own, all, port) = (placement.subnet, placement.network.network(), placement.port);
-    let mut chains = vec![
-        NftChain {
-            name: "raw_output",
-            hook: "type filter hook output priority -300; policy accept;",
-            rules: vec![format!("udp dport {port} meta mark set 0 notrack")],
-        },
-        NftChain {
-            name: "raw_prerouting",
-            hook: "type filter hook prerouting priority -300; policy accept;",
-            rules: vec![format!("udp dport {port} notrack")],
-        },
-        // Late, because the mark a packet has here is what a VXLAN packet without a tag would pass
-        // on to its inner packet.
-        NftChain {
-            name: "late_input",
-            hook: "type filter hook input priority 300; policy accept;",
-            rules: vec![format!("udp dport {port} meta mark set 0")],
-        },
-    ];
-    if placement.masquerade {
-        chains.push(NftChain {
-            name: "postrouting",
-            hook: "type nat hook postrouting priority 100; policy accept;",
-            rules: vec![format!(
-                "ip saddr {own} ip daddr != {all} ip daddr != 224.0.0.0/4 meta mark & 0x00004000 == 0x00000000 masquerade fully-random"
-            )],
-        });
-    }
-    NftTable { chains }
 }
 
 /// The id of an nftables rule, kept in its comment: a hash of its text. Our own text is compared

@@ -80,6 +80,8 @@ pub(crate) fn placement(
         vni: overlay.vni,
         port: overlay.port,
         masquerade: config.masquerade,
+        // In audit mode the programs let through what they would refuse, and so must the rules.
+        host_services: config.stance.host_services.clone().filter(|_| !config.audit),
     })
 }
 

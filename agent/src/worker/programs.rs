@@ -141,7 +141,11 @@ impl Core {
                     (peer.subnet.network(), host)
                 })
                 .collect(),
-            host_addresses: addresses.into_iter().map(|(_, network)| network.ip()).collect(),
+            // A host hears what is sent to its networks' broadcast addresses, whatever device it came by.
+            host_addresses: addresses
+                .into_iter()
+                .flat_map(|(_, network)| [network.ip(), network.broadcast()])
+                .collect(),
         };
         let Some(datapath) = &mut self.datapath else { return Ok(()) };
         datapath.set_host(host).map_err(|error| chain(&error))?;

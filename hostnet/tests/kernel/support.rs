@@ -132,6 +132,7 @@ impl Host {
             vni: 1,
             port: 8472,
             masquerade: true,
+            host_services: None,
         };
         let peers = vec![peer(10), peer(11), peer(12)];
         Self { space, executor, placement, peers, workloads: BTreeMap::new(), inside: Vec::new() }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::id::ContainerId;
-use crate::op::Op;
+use crate::op::{NftChain, Op};
 use proptest::prelude::*;
 
 /// What Linux 6.18 was seen to do, as far as ops of the planner can tell.
@@ -224,6 +224,7 @@ impl Wish {
             vni: self.vni,
             port: 8472,
             masquerade: self.masquerade,
+            host_services: None,
         };
         let peers: Vec<Peer> = self.peers.iter().map(|(number, seed)| peer(network, *number, *seed)).collect();
         let (usable, _refused) = usable_peers(&placement, &peers);
@@ -490,6 +491,7 @@ fn peers_that_would_hurt_are_refused_and_the_others_used() {
         vni: 1,
         port: 8472,
         masquerade: true,
+        host_services: None,
     };
     let all = [good.clone(), wide, outside, same_mac, ourselves, own_subnet];
     let (usable, refused) = usable_peers(&placement, &all);
