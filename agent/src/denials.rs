@@ -1,24 +1,29 @@
 //! Denials: from the ring buffer to people and log pipelines.
 
 mod record;
+mod share;
 mod sinks;
 
 use crate::config::Config;
 use crate::directory::{Directory, HostName};
+use share::Shares;
 use sinks::Sinks;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, watch};
-use weft_datapath::DenialReader;
+use weft_datapath::{DenialEvent, DenialReader};
 
 /// Records kept for readers that come later.
 const RECENT: usize = 1000;
 /// Records a live reader may lag behind.
 const LAG: usize = 4096;
+/// Records read before other tasks have their turn.
+const TURN: usize = 256;
 
 /// Recent and live records as JSON lines.
 #[derive(Clone)]
@@ -64,22 +69,33 @@ pub async fn run(
     feed: DenialFeed,
 ) -> io::Result<()> {
     let ready = Ready::new(reader.as_raw_fd())?;
-    let mut sinks = Sinks::open(&config);
+    let (mut sinks, mut shares) = (Sinks::open(&config), Shares::default());
     loop {
-        while let Some(event) = reader.try_next() {
-            let directory = directory.borrow().clone();
-            let denial = record::Denial::new(&event, &directory);
-            match serde_json::to_string(&denial.record) {
-                Ok(mut line) => {
-                    line.push('\n');
-                    feed.push(&line);
-                }
-                Err(error) => tracing::error!(%error, "a denial record cannot be written as JSON"),
+        let mut read = 0;
+        while let Some(mut event) = reader.try_next() {
+            read += 1;
+            if read % TURN == 0 {
+                tokio::task::yield_now().await;
             }
-            sinks.write(&denial, &me);
+            let Some(left_out) = shares.take(event.slot, Instant::now()) else { continue };
+            event.suppressed = event.suppressed.saturating_add(left_out);
+            tell(&event, &directory.borrow().clone(), &feed, &mut sinks, &me);
         }
         ready.wait().await?;
     }
+}
+
+/// Tells one record to everybody.
+fn tell(event: &DenialEvent, directory: &Directory, feed: &DenialFeed, sinks: &mut Sinks, me: &HostName) {
+    let denial = record::Denial::new(event, directory);
+    match serde_json::to_string(&denial.record) {
+        Ok(mut line) => {
+            line.push('\n');
+            feed.push(&line);
+        }
+        Err(error) => tracing::error!(%error, "a denial record cannot be written as JSON"),
+    }
+    sinks.write(&denial, me);
 }
 
 /// Readiness of a descriptor that somebody else owns.
