@@ -87,6 +87,8 @@ fn torn_files_cost_neither_the_start_nor_a_workloads_identity() {
 #[test]
 fn with_etcd_frozen_add_del_and_status_answer_at_once_and_the_alarm_stays() {
     let mut lab = lab("frozen");
+    // A follower that knows a revision goes on from it without asking: it must not pass for a healthy one.
+    lab.weft(&["policies", "allow", "--from", "a", "--to", "b", "--port", "1", "--wait"]).unwrap();
     lab.etcd.freeze().unwrap();
     let begin = Instant::now();
     let answers_at_once = |lab: &mut Lab| {
