@@ -268,7 +268,7 @@ impl Core {
             Command::Reserve(request, reply) => answer(reply, self.reserve(request)),
             Command::Commit(request, reply) => answer(reply, self.commit(&request)),
             Command::Release(request, reply) => answer(reply, self.release(&request)),
-            Command::Ready(reply) => answer(reply, self.ready()),
+            Command::Ready(reply) => self.answer_ready(reply),
             Command::Status(reply) => answer(reply, Ok(self.status())),
             Command::Endpoints(reply) => answer(reply, Ok(self.endpoints())),
             Command::Lease { state, overlay, peers } => self.take_lease(state, overlay, peers),
@@ -282,6 +282,19 @@ impl Core {
             }
             Command::Stop => {}
         }
+    }
+
+    /// Runtimes ask all the time: a refusal is said once, not with every question.
+    fn answer_ready(&mut self, reply: oneshot::Sender<Reply<Ready>>) {
+        let ready = self.ready();
+        match &ready {
+            Err(error) if self.complaints.raise("ready", &error.message) => {
+                tracing::warn!(code = ?error.code, details = error.details, "not ready: {}", error.message);
+            }
+            Ok(_) if self.complaints.end("ready") => tracing::info!("ready"),
+            _ => {}
+        }
+        drop(reply.send(ready));
     }
 
     /// Whatever is due.
