@@ -33,6 +33,9 @@ pub struct CachedLease {
     pub port: u16,
     /// The other hosts.
     pub peers: Vec<CachedPeer>,
+    /// The store's revision that showed them.
+    #[serde(default)]
+    pub revision: i64,
 }
 
 /// Another host.

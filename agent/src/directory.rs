@@ -20,6 +20,8 @@ pub struct Directory {
     pub hosts: BTreeMap<Subnet, String>,
     /// The revision of policies the programs judge by; 0: none yet.
     pub enforced: i64,
+    /// The store's epoch that revision belongs to.
+    pub epoch: String,
 }
 
 /// A workload here.

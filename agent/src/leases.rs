@@ -5,6 +5,7 @@ use crate::cache::{Cache, CachedLease, CachedPeer};
 use crate::config::Config;
 use crate::directory::{Directory, HostName};
 use crate::overlay::Overlay;
+use crate::remembered::Remembered;
 use crate::worker::{Command, Worker};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub struct LeaseKeeper<S> {
     alarm: Option<String>,
     /// Keys of the store that could not be read, said once.
     unreadable: BTreeMap<String, String>,
+    /// Peers kept over a rewind of the store.
+    remembered: Remembered,
 }
 
 impl<S: HostStore> LeaseKeeper<S> {
@@ -87,6 +90,7 @@ impl<S: HostStore> LeaseKeeper<S> {
             said: None,
             alarm: None,
             unreadable: BTreeMap::new(),
+            remembered: Remembered::default(),
         }
     }
 
@@ -96,6 +100,7 @@ impl<S: HostStore> LeaseKeeper<S> {
         loop {
             match self.session().await {
                 Ok(()) => {}
+                Err(StoreError::Rewound(what)) => self.rewound(&what),
                 Err(error) => self.away(&error).await,
             }
         }
@@ -226,6 +231,8 @@ impl<S: HostStore> LeaseKeeper<S> {
                 self.hold = (!matches!(write, Write::Yield(_))).then_some(hold);
                 self.kept_alive = Instant::now();
                 self.recorded = self.hold.map(|_| self.kept_alive);
+                // It hangs on the key's lease, which may be another one now.
+                self.reported = None;
                 Ok(true)
             }
             Claim::Lost => {
@@ -278,14 +285,22 @@ impl<S: HostStore> LeaseKeeper<S> {
         if !due {
             return Ok(());
         }
-        let document = EnforcedDocument { revision: enforced, at: jiff::Timestamp::now().to_string() };
+        let epoch = self.directory.borrow().epoch.clone();
+        let document = EnforcedDocument { revision: enforced, at: jiff::Timestamp::now().to_string(), epoch };
         self.store.report_enforced(&self.me.node, hold.lease_id, &document).await?;
         self.reported = Some((enforced, Instant::now()));
         Ok(())
     }
 
     fn publish(&mut self, overlay: &Overlay, view: &HostsView) {
-        let peers = peers(view, self.state.subnet(), self.me.public_ip);
+        let now = Instant::now();
+        if let Some(cached) = self.cached.as_ref().filter(|cached| view.revision < cached.revision) {
+            // Noticed at a start: this process has not seen the store before.
+            self.remembered.recall(&cached.peers, now);
+        }
+        let own = self.state.subnet();
+        let peers = self.remembered.merge(peers(view, own, self.me.public_ip), own, now);
+        self.worker.send(Command::Alarm { about: "peers", text: self.remembered.alarm() });
         if view.unreadable != self.unreadable {
             for (key, complaint) in &view.unreadable {
                 tracing::warn!(key, complaint, "skipping an unreadable key in the store");
@@ -300,6 +315,8 @@ impl<S: HostStore> LeaseKeeper<S> {
             vni: overlay.vni,
             port: overlay.port,
             peers: peers.clone(),
+            // Written down with a change of something else, or by thousands: it moves all the time.
+            revision: view.revision,
         });
         if cached.is_some() {
             self.cached = cached;
@@ -310,7 +327,12 @@ impl<S: HostStore> LeaseKeeper<S> {
 
     /// Writes the lease down if the disk has another one; tried again with every look at the store.
     fn keep_on_disk(&mut self) {
-        let Some(lease) = self.cached.as_ref().filter(|lease| self.on_disk.as_ref() != Some(lease)) else { return };
+        let same = |disk: &CachedLease, lease: &CachedLease| {
+            *disk == CachedLease { revision: disk.revision, ..lease.clone() }
+                && lease.revision.abs_diff(disk.revision) < 1000
+        };
+        let stale = |lease: &&CachedLease| !self.on_disk.as_ref().is_some_and(|disk| same(disk, lease));
+        let Some(lease) = self.cached.as_ref().filter(stale) else { return };
         let complaint = match self.cache.put_lease(lease) {
             Ok(()) => {
                 self.on_disk = Some(lease.clone());
@@ -342,6 +364,27 @@ impl<S: HostStore> LeaseKeeper<S> {
             }
             Err(error) => tracing::error!(%error, "the lease kept on disk cannot be used"),
         }
+    }
+
+    /// The store is younger than what we have seen of it. The subnet is claimed again like any that is
+    /// missing; the peers stay, until they have claimed theirs.
+    fn rewound(&mut self, what: &str) {
+        tracing::error!(
+            what,
+            "the store was wiped or restored: claiming our subnet again, keeping all peers until they are back"
+        );
+        if let Some(cached) = &self.cached {
+            self.remembered.recall(&cached.peers, Instant::now());
+        }
+        self.forget_store();
+        self.store.accept_rewound();
+    }
+
+    /// What was written to the store may be gone.
+    fn forget_store(&mut self) {
+        self.hold = None;
+        self.reported = None;
+        self.recorded = None;
     }
 
     /// The store does not answer: go on with what there is.

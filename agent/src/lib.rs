@@ -15,6 +15,7 @@ pub mod files;
 pub mod leases;
 pub mod overlay;
 pub mod policies;
+pub mod remembered;
 pub mod run;
 pub mod server;
 pub mod worker;

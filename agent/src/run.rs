@@ -40,15 +40,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (readers_in, readers) = mpsc::sync_channel(1);
     let outlets = Outlets { directory: directory_in, denials: readers_in };
     let (worker, thread) = worker::spawn(config.clone(), me.clone(), outlets)?;
-    let store = EtcdStore::connect(EtcdOptions {
+    let options = EtcdOptions {
         prefix: config.etcd_prefix.clone(),
         ..EtcdOptions::new(config.etcd_endpoints.clone(), me.node.as_str())
-    })?;
+    };
+    // Two handles, because what each has seen of the store is accepted apart: after a wipe leases are
+    // claimed again, while policies stay frozen.
+    let (hosts, policies_store) = (EtcdStore::connect(options.clone())?, EtcdStore::connect(options)?);
     let feed = DenialFeed::default();
-    let keeper =
-        LeaseKeeper::new(store.clone(), config.clone(), me.clone(), cache.clone(), worker.clone(), directory.clone());
+    let keeper = LeaseKeeper::new(hosts, config.clone(), me.clone(), cache.clone(), worker.clone(), directory.clone());
     tokio::spawn(keeper.run());
-    tokio::spawn(policies::follow(store, cache, worker.clone()));
+    tokio::spawn(policies::follow(policies_store, cache, worker.clone()));
     tokio::spawn(notice_changes(worker.clone()));
     tokio::spawn(read_denials(readers, config.clone(), me, directory, feed.clone()));
 

@@ -194,6 +194,7 @@ struct Core {
 /// Policies as the store showed them last.
 struct Known {
     revision: i64,
+    epoch: String,
     arranged: Policies,
 }
 
@@ -336,6 +337,7 @@ impl Core {
     fn take_policies(&mut self, view: Arc<PolicyView>) {
         self.policies = Some(Arc::new(Known {
             revision: view.revision,
+            epoch: view.epoch.clone(),
             arranged: Policies::new(&view.policies, view.tags.clone()),
         }));
         self.sets.clear();

@@ -136,6 +136,9 @@ pub struct EnforcedDocument {
     pub revision: i64,
     /// When, RFC 3339.
     pub at: String,
+    /// The store's epoch the revision belongs to: after a wipe, numbers begin anew. Empty: not known.
+    #[serde(default)]
+    pub epoch: String,
 }
 
 /// `wanted`: somebody waits for a revision to be enforced everywhere.

@@ -128,7 +128,7 @@ impl World {
         let claim = runtime.block_on(HostStore::create(&store, subnet, &value, &record)).unwrap();
         let Claim::Won(hold) = claim else { panic!("the subnet is taken") };
         move |revision| {
-            let document = EnforcedDocument { revision, at: "2026-01-01T00:00:00Z".to_owned() };
+            let document = EnforcedDocument { revision, at: "2026-01-01T00:00:00Z".to_owned(), epoch: String::new() };
             runtime.block_on(store.report_enforced(&node, hold.lease_id, &document)).unwrap();
         }
     }

@@ -45,7 +45,7 @@ impl Host {
     }
 
     async fn enforces(&self, revision: i64) {
-        let document = EnforcedDocument { revision, at: "2026-01-01T00:00:00Z".to_owned() };
+        let document = EnforcedDocument { revision, at: "2026-01-01T00:00:00Z".to_owned(), epoch: String::new() };
         self.store.report_enforced(&self.node, self.hold.lease_id, &document).await.unwrap();
     }
 }

@@ -61,6 +61,10 @@ pub trait HostStore: Send + Sync + 'static {
     /// Writes the overlay's configuration if there is none; says what stands there now.
     fn init_network(&self, json: &str) -> impl Future<Output = Result<Config, StoreError>> + Send;
 
+    /// From now on the store counts as it is, although it is younger than what was seen of it; followers
+    /// are to be started anew.
+    fn accept_rewound(&self);
+
     /// All hosts, now.
     fn hosts(&self) -> impl Future<Output = Result<HostsView, StoreError>> + Send;
 

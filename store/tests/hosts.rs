@@ -138,7 +138,7 @@ async fn a_lease_that_has_run_out_says_so() {
     let hold = won(&store, "a", 1, 1).await;
     let left = store.keep_alive(hold.lease_id).await.unwrap();
     assert!(left.is_some_and(|left| (86_000..=86_400).contains(&left)), "{left:?}");
-    let enforced = EnforcedDocument { revision: 7, at: "2026-11-21T09:00:00Z".to_owned() };
+    let enforced = EnforcedDocument { revision: 7, at: "2026-11-21T09:00:00Z".to_owned(), epoch: String::new() };
     let node: NodeId = "a".parse().unwrap();
     store.report_enforced(&node, hold.lease_id, &enforced).await.unwrap();
     assert_eq!(store.enforced().await.unwrap().get(&node), Some(&enforced));

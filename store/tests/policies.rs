@@ -347,7 +347,7 @@ async fn host(store: &EtcdStore, name: &str, third: u8) -> Hold {
 }
 
 async fn report(store: &EtcdStore, name: &str, hold: Hold, revision: i64) {
-    let enforced = EnforcedDocument { revision, at: "2026-11-21T09:00:00Z".to_owned() };
+    let enforced = EnforcedDocument { revision, at: "2026-11-21T09:00:00Z".to_owned(), epoch: String::new() };
     let node = name.parse().unwrap();
     hosts::HostStore::report_enforced(store, &node, hold.lease_id, &enforced).await.unwrap();
 }

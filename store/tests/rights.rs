@@ -105,7 +105,8 @@ async fn roles_are_enough_and_no_more() {
     tokio::time::timeout(PATIENCE, policies.changed()).await.unwrap().unwrap();
     assert_eq!(policies.view().revision, changed.revision);
     server.want(changed.revision).await.unwrap();
-    let enforced = EnforcedDocument { revision: changed.revision, at: "2026-11-21T09:00:00Z".to_owned() };
+    let enforced =
+        EnforcedDocument { revision: changed.revision, at: "2026-11-21T09:00:00Z".to_owned(), epoch: String::new() };
     agent.report_enforced(&record.node, hold.lease_id, &enforced).await.unwrap();
     assert_eq!(server.enforced().await.unwrap().len(), 1);
     assert_eq!(server.hosts_holding_leases().await.unwrap().len(), 1);

@@ -74,8 +74,14 @@ fn a_wiped_store_gets_its_leases_back_and_no_packet_is_lost() {
     let a = lab.add("n1", &WorkloadOptions::pod("a", "open")).unwrap();
     let b = lab.add("n2", &WorkloadOptions::pod("b", "open")).unwrap();
     let before: Vec<_> = lab.hosts().iter().map(|host| host.status().unwrap().subnet).collect();
+    let app = lab.add("c1", &WorkloadOptions::app("app", "3b1c")).unwrap();
     let _server = weft_lab::probe::HttpServer::start(&b.netns, 8080).unwrap();
+    let _closed = weft_lab::probe::HttpServer::start(&app.netns, 8080).unwrap();
     let to = std::net::SocketAddr::from((b.ip, 8080));
+    let denied = std::net::SocketAddr::from((app.ip, 8080));
+    for port in ["81", "82", "83", "84"] {
+        lab.weft(&["policies", "allow", "--from", "x", "--to", "3b1c", "--port", port, "--wait"]).unwrap();
+    }
     let stream = weft_lab::probe::Stream::start(&a.netns, to).unwrap();
     lab.etcd.kill().unwrap();
     lab.etcd.wipe().unwrap();
@@ -85,6 +91,16 @@ fn a_wiped_store_gets_its_leases_back_and_no_packet_is_lost() {
     wait::until_true("three leases in the new store", Duration::from_secs(20), claimed).unwrap();
     assert!(!stream.broke() && stream.flows(PATIENCE), "the transfer broke");
     weft_lab::probe::get(&a.netns, to, PATIENCE).expect("new connections work");
+    // Policies are frozen as they were, and say so.
+    assert!(weft_lab::probe::connects(&a.netns, denied, PATIENCE).is_err(), "what was denied is open");
+    let frozen = || Ok(lab.host("c1").status()?.alarms.iter().any(|alarm| alarm.contains("frozen")));
+    wait::until_true("the alarm", PATIENCE, frozen).unwrap();
+    // An agent that restarts now has its peers from its disk until they are back.
+    lab.host_mut("n1").kill_agent().unwrap();
+    lab.host_mut("n1").start_agent().unwrap();
+    lab.host_mut("n1").wait_ready(PATIENCE).unwrap();
+    assert!(!stream.broke() && stream.flows(PATIENCE), "the restart broke the transfer");
+    weft_lab::probe::get(&a.netns, to, PATIENCE).expect("new connections work after the restart");
     let after: Vec<_> = lab.hosts().iter().map(|host| host.status().unwrap().subnet).collect();
     assert_eq!(before, after);
 }

@@ -19,6 +19,7 @@ impl Core {
             subnet: self.placement.as_ref().map(|placement| placement.subnet),
             groups: tags.into_iter().flatten().map(|(group, tag)| (*tag, group.clone())).collect(),
             enforced: self.enforced,
+            epoch: self.policies.as_ref().map(|policies| policies.epoch.clone()).unwrap_or_default(),
             ..Directory::default()
         };
         directory.hosts = self

@@ -46,6 +46,10 @@ impl HostStore for EtcdStore {
         self.network().await?.ok_or_else(missing)
     }
 
+    fn accept_rewound(&self) {
+        Self::accept_rewound(self);
+    }
+
     async fn hosts(&self) -> Result<HostsView, StoreError> {
         const OP: &str = "list hosts";
         let before = self.seen();

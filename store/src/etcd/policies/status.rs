@@ -8,7 +8,7 @@ use crate::hosts::{HostStore, HostsView};
 use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use weft_api::stored::{EnforcedDocument, WantedDocument};
+use weft_api::stored::{EnforcedDocument, EpochDocument, WantedDocument};
 use weft_model::id::NodeId;
 
 /// How long a wish holds unless it is repeated.
@@ -19,10 +19,15 @@ impl EtcdStore {
         const OP: &str = "list enforced revisions";
         let range = self.keys().enforced_range();
         let listing = self.list(OP, &range, None).await.map_err(|error| error.into_store(OP))?;
+        let epoch = self.get(OP, self.keys().epoch(), GetOptions::new()).await.map_err(|error| error.into_store(OP))?;
+        let epoch = epoch.kvs().first().map(Change::from).map(|change| parse::<EpochDocument>(&change)).transpose()?;
+        let epoch = epoch.map_or_else(String::new, |epoch| epoch.document.epoch);
         let folder = self.keys().enforced_folder();
         let read = |change: &Change| {
             let node = NodeId::new(change.key.strip_prefix(&folder)?).ok()?;
             match parse::<EnforcedDocument>(change) {
+                // A revision of another life of the store says nothing about this one's.
+                Ok(stored) if !["", &epoch].contains(&stored.document.epoch.as_str()) => None,
                 Ok(stored) => Some((node, stored.document)),
                 Err(error) => {
                     tracing::warn!(%error, "an enforced revision cannot be read");
