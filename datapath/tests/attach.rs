@@ -41,6 +41,15 @@ fn programs(interface: &str) -> Vec<(String, u32)> {
     found
 }
 
+/// The id of the link that holds a program. Links of the whole machine are listed: others come and go.
+fn link_of(program: u32) -> String {
+    let links = output("bpftool -j link show");
+    let held = format!("\"prog_id\":{program}}}");
+    let link =
+        links.split('{').find(|link| link.contains(&held)).unwrap_or_else(|| panic!("no link of {program}: {links}"));
+    link.split(',').next().unwrap().to_owned()
+}
+
 /// The kernel releases an unpinned link a moment later.
 fn wait_for_none(interface: &str) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
@@ -119,17 +128,12 @@ fn links_of_vtep_and_underlay_are_taken_over() {
     // Another version: the link stays, its program changes.
     std::fs::remove_file(folder.join("v1/maps/peers4")).unwrap();
     let mut other = Datapath::open(&folder, &host()).unwrap();
-    let links = output("bpftool -j link show");
+    let link = link_of(attached.1[0].1);
     assert_eq!(other.attach_underlay(&underlay).unwrap(), Attached::Changed);
     let changed = programs("under.1");
     assert_eq!(changed.len(), 1, "{changed:?}");
     assert_ne!(changed, attached.1);
-    let ids = |text: &str| -> Vec<String> {
-        text.match_indices("{\"id\":")
-            .map(|(at, key)| text[at + key.len()..].split(',').next().unwrap().to_owned())
-            .collect()
-    };
-    assert_eq!(ids(&links), ids(&output("bpftool -j link show")), "no link was made or lost");
+    assert_eq!(link_of(changed[0].1), link, "the link is another one");
     // The device is made anew: the old link is dead.
     run("ip link del vx");
     run("ip link add vx type vxlan id 1 dstport 8472 local 127.0.0.1 nolearning gbp");
