@@ -27,7 +27,10 @@ pub fn parse(text: &str) -> Result<Args, CniError> {
         let Some((key, value)) = pair.split_once('=') else {
             return Err(fail(format!("ARGS: invalid pair {pair:?}")));
         };
-        pairs.insert(key, value);
+        // Which of two namespaces is meant cannot be known, and the wrong one is another tenant's.
+        if pairs.insert(key, value).is_some_and(|earlier| earlier != value) {
+            return Err(fail(format!("ARGS: {key} is given twice with different values")));
+        }
     }
     let ignore = match pairs.get("IgnoreUnknown").map(|value| value.to_ascii_lowercase()) {
         None => false,

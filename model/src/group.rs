@@ -52,8 +52,14 @@ pub enum GroupError {
     /// The group's text is no group id.
     #[error(transparent)]
     Invalid(#[from] InvalidId),
+    /// An app's group that would read as a pod's.
+    #[error("invalid policy_group_id {value:?}: must not begin with \"k8s:\", which pods' groups do")]
+    Prefix {
+        /// What was given.
+        value: String,
+    },
     /// A namespace or group name that would read as something else.
-    #[error("invalid {field} {value:?}: must not be empty and must not contain '/'")]
+    #[error("invalid {field} {value:?}: must be letters, digits, '-', '_' and '.'")]
     Name {
         /// Which field.
         field: &'static str,
@@ -76,9 +82,7 @@ pub fn group_of(rules: &GroupRules, identity: &Identity) -> Result<Option<GroupI
         HostKind::Cell => match identity.policy_group_id.as_deref() {
             None | Some("") => Ok(None),
             // The prefix belongs to pods; an app cannot claim to be one.
-            Some(id) if id.starts_with("k8s:") => {
-                Err(GroupError::Name { field: "policy_group_id", value: id.to_owned() })
-            }
+            Some(id) if id.starts_with("k8s:") => Err(GroupError::Prefix { value: id.to_owned() }),
             Some(id) => Ok(Some(GroupId::new(id)?)),
         },
         HostKind::Kubernetes => pod_group(rules, identity),
@@ -89,8 +93,11 @@ fn pod_group(rules: &GroupRules, identity: &Identity) -> Result<Option<GroupId>,
     let Some(namespace) = identity.pod_namespace.as_deref().filter(|n| !n.is_empty()) else {
         return Ok(None);
     };
+    // A tenant writes the annotation: no separator gets it out of its namespace, and nothing that a
+    // terminal or a log shows as something else gets into them.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let checked = |field, value: &str| {
-        let bad = value.is_empty() || value.contains('/');
+        let bad = value.is_empty() || !value.bytes().all(plain);
         if bad { Err(GroupError::Name { field, value: value.to_owned() }) } else { Ok(()) }
     };
     checked("K8S_POD_NAMESPACE", namespace)?;
@@ -150,7 +157,7 @@ mod tests {
         assert_eq!(of(&pod("shop", Some(guid))), Some(format!("k8s:east/shop/{guid}")));
         assert_eq!(of(&pod("cf", Some(guid))).as_deref(), Some(guid));
         assert_eq!(of(&pod("cf", Some("web"))).as_deref(), Some("k8s:east/cf/web"));
-        for bad in ["", "../other", "a/b"] {
+        for bad in ["", "../other", "a/b", "k8s:east/other", "web\n", "we b", "\u{1b}[2J", "we\u{2044}b"] {
             assert!(group_of(&rules(HostKind::Kubernetes), &pod("shop", Some(bad))).is_err(), "{bad}");
         }
         assert!(group_of(&rules(HostKind::Kubernetes), &pod("a/b", None)).is_err());
