@@ -2,7 +2,10 @@
 //!
 //! What several of them need is here; everything else is in the lab.
 
-use weft_lab::{Lab, LabOptions};
+pub mod frames;
+pub mod hostile;
+
+use weft_lab::{HostOptions, Lab, LabOptions};
 
 /// How long anything may take that normally takes milliseconds, on a machine that is busy.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
@@ -14,9 +17,19 @@ pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 /// It cannot be made.
 #[must_use]
 pub fn lab(stem: &str) -> Lab {
+    lab_with(stem, |_| {})
+}
+
+/// As [`lab`], with changes to its hosts.
+///
+/// # Panics
+/// It cannot be made.
+#[must_use]
+pub fn lab_with(stem: &str, change: impl Fn(&mut HostOptions)) -> Lab {
     let mut options = LabOptions::three(&LabOptions::unique_name(stem));
     for host in &mut options.hosts {
         host.flags = vec!["--deny".to_owned(), "reject".to_owned()];
+        change(host);
     }
     Lab::up(options).unwrap_or_else(|error| panic!("the lab: {error:#}"))
 }
