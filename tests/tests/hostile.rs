@@ -20,8 +20,9 @@ fn as_from(from: Ipv4Addr, victim: &Station) -> Vec<u8> {
 }
 
 fn socket(netns: &Path, port: u16) -> UdpSocket {
-    let socket = probe::inside(netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap().unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let bound = probe::inside(netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+    let socket = bound.expect("a namespace").expect("a free port");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a deadline");
     socket
 }
 
