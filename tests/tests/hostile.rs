@@ -33,6 +33,12 @@ fn a_forged_sender_reaches_nobody() {
     for victim in &victims {
         let own = as_from(ip, victim);
         attacker.attacks("its own address", victim, &[attacker.frame(&own)]);
+        // The tag tells who opens a flow; an answer has only its address.
+        victim.wire.send(&victim.datagram(friend.ip, 6000, 7000, b"question")).unwrap();
+        friend.wire.seen_until(b"question", PATIENCE).expect("the victim may ask");
+        let answer = Ip::udp(friend.ip, victim.ip).with(&udp(7000, 6000, EVIL));
+        let answers = [attacker.mac, friend.mac].map(|mac| ethernet(gateway, mac, kind::IPV4, &answer));
+        attacker.attacks("a forged answer", victim, &answers);
         for from in [friend.ip, victim.ip, victim.vtep, victim.gateway.1, attacker.gateway.1, attacker.vtep] {
             let forged = as_from(from, victim);
             let frames = [
@@ -103,7 +109,10 @@ fn fragments_carry_nothing_past_the_judgement() {
             attacker.frame(&Ip { id, fragment, proto, ..Ip::udp(attacker.ip, victim.ip) }.with(bytes))
         };
         let (head, tail) = denied.split_at(32);
-        let cases: [(&str, Vec<Vec<u8>>); 6] = [
+        // Too long for one frame: a host that puts pieces together cuts them again.
+        let long = udp(5000, FRIEND_PORT, &[&[b'.'; 1392][..], EVIL, &[b'.'; 200]].concat());
+        let cases: [(&str, Vec<Vec<u8>>); 7] = [
+            ("long pieces", vec![piece(7, 17, MORE, &long[..1400]), piece(7, 17, 175, &long[1400..])]),
             ("in order", vec![piece(1, 17, MORE, head), piece(1, 17, 4, tail)]),
             ("the last first", vec![piece(2, 17, 4, tail), piece(2, 17, MORE, head)]),
             ("ports only in the first", vec![piece(3, 17, MORE, &denied[..8]), piece(3, 17, 1, &denied[8..])]),
@@ -180,9 +189,15 @@ fn arp_moves_nobody() {
     let tables = || sh_in(&lab.host("n1").netns, "ip neigh show dev weft0").unwrap();
     let before = tables();
     for operation in [1, 2] {
-        for (mac, ip) in [(attacker.mac, near.ip), (near.mac, near.ip), (attacker.mac, attacker.gateway.1)] {
-            for to in [Mac([0xff; 6]), attacker.gateway.0, friend.mac] {
-                let lie = [arp(operation, (mac, ip), (friend.mac, friend.ip)), EVIL.to_vec()].concat();
+        let unused = Ipv4Addr::from(u32::from(near.ip) + 50);
+        let claims = [(attacker.mac, near.ip), (near.mac, near.ip), (attacker.mac, attacker.gateway.1)];
+        for (mac, ip) in claims.into_iter().chain([(attacker.mac, unused)]) {
+            for (to, target) in [
+                (Mac([0xff; 6]), attacker.gateway),
+                (attacker.gateway.0, attacker.gateway),
+                (friend.mac, (friend.mac, friend.ip)),
+            ] {
+                let lie = [arp(operation, (mac, ip), target), EVIL.to_vec()].concat();
                 let frames = [attacker.mac, mac].map(|from| ethernet(to, from, kind::ARP, &lie));
                 attacker.attacks("ARP", &near, &frames);
             }
