@@ -54,6 +54,7 @@ pub mod direction {
 }
 
 /// The skb mark of a reply that a program wrote in place of a denied packet (TCP RST or ICMP port
-/// unreachable) and sent back through the denied packet's own interface. A workload cannot forge
-/// it: the kernel clears the mark when a packet leaves a namespace (`skb_scrub_packet`).
+/// unreachable) and sent back through the denied packet's own interface. The kernel clears marks when
+/// a packet leaves a namespace (`skb_scrub_packet`), but a workload with CAP_BPF can redirect around
+/// that: the mark spares such a reply conntrack and policy, no check of its addresses.
 pub const INJECTED_MARK: u32 = 0x7765_6674;

@@ -178,6 +178,8 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, est
         if forward {
             return open(passage, key, now, true);
         }
+        // It stays revoked for as long as the other side goes on.
+        conn.seen = now;
         return Err(Refusal::denied(Reason::Revoked, conn.rule));
     }
     touch(passage, conn, now);

@@ -1,6 +1,7 @@
 //! ICMP errors: they pass if what they quote is a packet of a flow that may pass itself.
 
 use crate::conntrack::is_current;
+use crate::identity::{in_overlay, is_own_host, peer_of};
 use crate::local::Local;
 use crate::packet::{ETH_LEN, Ipv4, Packet, copy};
 use aya_ebpf::programs::TcContext;
@@ -37,5 +38,21 @@ pub(crate) fn quotes_known_flow(ctx: &TcContext, local: &Local, packet: &Packet,
         (ip.destination, ip.source, destination_port, source_port)
     };
     let key = ConnKey4 { slot: local.slot, remote, remote_port, local_port, proto: ip.proto, reserved: [0; 3] };
-    own == local.endpoint.ip4 && is_current(local, &key)
+    own == local.endpoint.ip4 && may_tell(local, packet, remote, direction) && is_current(local, &key)
+}
+
+/// Whether somebody who may know of a flow tells of it: a workload only of its own, hosts and routers,
+/// who are on its way, of any.
+#[inline(always)]
+fn may_tell(local: &Local, packet: &Packet, remote: u32, direction: u8) -> bool {
+    if direction == direction::EGRESS {
+        return packet.destination == remote;
+    }
+    let sender = packet.source;
+    let host = || {
+        // A host's two addresses in the overlay are its subnet's first.
+        is_own_host(local.host, sender)
+            || peer_of(sender).is_some_and(|peer| u32::from_be(sender).wrapping_sub(u32::from_be(peer.vtep)) <= 1)
+    };
+    sender == remote || !in_overlay(local.host, sender) || (packet.source_tag == 0 && host())
 }

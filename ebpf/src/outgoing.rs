@@ -4,7 +4,7 @@ use crate::conntrack::{self, Passage};
 use crate::denial::{Refusal, count};
 use crate::identity::{Identity, is_own_host};
 use crate::local::{Local, has_vlan, mark};
-use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4};
+use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4, tcp};
 use crate::{arp, fragment, icmp};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{INJECTED_MARK, Reason, direction::EGRESS, host_flag, proto};
@@ -25,11 +25,6 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
     let local = Local::of(ctx)?;
     packet.mark = mark(ctx);
     packet.source_tag = local.endpoint.tag;
-    if packet.mark == INJECTED_MARK {
-        // Our own answer to a packet that was denied on its way to the workload.
-        ctx.set_mark(local.mark());
-        return Ok(());
-    }
     pull_headers(ctx);
     let frame = ethernet(ctx)?;
     if !arp::same_mac(frame.source, local.endpoint.mac) {
@@ -38,6 +33,10 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
     match frame.kind {
         _ if has_vlan(ctx) => return Err(Reason::EtherType.into()),
         ARP => arp::check_sent(ctx, local.endpoint)?,
+        IPV4 if packet.mark == INJECTED_MARK => {
+            read_ipv4(ctx, packet)?;
+            check_answer(&local, packet)?;
+        }
         IPV4 => {
             read_ipv4(ctx, packet)?;
             check_addresses(&local, packet, frame.destination[0].to_ne_bytes()[0])?;
@@ -48,6 +47,18 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
     }
     ctx.set_mark(local.mark());
     Ok(())
+}
+
+/// Our own answer to a packet that was denied on its way to the workload. A workload with CAP_BPF can
+/// forge the mark (`bpf_redirect_peer` keeps it): with it, nothing passes but what we send.
+#[inline(always)]
+fn check_answer(local: &Local, packet: &Packet) -> Result<(), Reason> {
+    if packet.source != local.endpoint.ip4 {
+        return Err(Reason::SpoofedIp);
+    }
+    let reset = packet.proto == proto::TCP && packet.flags & tcp::RST != 0;
+    let unreachable = packet.proto == proto::ICMP && packet.flags == 3 && packet.icmp_code == 3;
+    if reset || unreachable { Ok(()) } else { Err(Reason::Malformed) }
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ fn what_is_removed_by_hand_is_back_within_a_second() {
     let _server = HttpServer::start(&b.netns, 8080).unwrap();
     let to = SocketAddr::from((b.ip, 8080));
     let answered = || probe::get(&a.netns, to, Duration::from_millis(100));
-    answered().expect("before anything is removed");
+    wait::until("the first answer", Duration::from_secs(5), answered).unwrap();
     let host = lab.host("n1");
     let peer = lab.host("n2").status().unwrap().subnet.unwrap();
     let mac = peer.vtep_mac();
