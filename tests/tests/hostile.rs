@@ -9,7 +9,7 @@ use weft_lab::underlay::{add_netns, plug};
 use weft_lab::wait::until;
 use weft_model::mac::Mac;
 use weft_tests::PATIENCE;
-use weft_tests::frames::{Ip, MORE, Wire, arp, contains, ethernet, icmp, kind, tcp, udp, vxlan};
+use weft_tests::frames::{Ip, MORE, Wire, arp, ethernet, icmp, kind, tcp, udp, vxlan};
 use weft_tests::hostile::{Cast, EVIL, FRIEND_PORT, Station, cast};
 
 const VXLAN_PORT: u16 = 8472;
