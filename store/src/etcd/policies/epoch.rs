@@ -1,7 +1,6 @@
 //! The store's epoch: one life of it.
 
 use super::document::{json, now};
-use super::snapshot::Snapshot;
 use crate::StoreError;
 use crate::etcd::EtcdStore;
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
@@ -26,24 +25,24 @@ impl EtcdStore {
         Ok(())
     }
 
-    pub(super) fn check_epoch_document(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        self.check_epoch(snapshot.epoch.as_ref().map_or("", |epoch| &epoch.document.epoch))
+    /// The epoch this handle knows, to be asked before a read whose answer is to be checked: an answer
+    /// that was under way while an epoch began may still be without it.
+    pub(super) fn known_epoch(&self) -> Option<String> {
+        self.memory().epoch.clone()
     }
 
-    /// Refuses a store of another epoch than the one this handle knows; empty: none has begun.
-    pub(super) fn check_epoch(&self, epoch: &str) -> Result<(), StoreError> {
-        let mut memory = self.memory();
-        match &memory.epoch {
-            Some(known) if known != epoch => {
-                let now = if epoch.is_empty() { "gone" } else { epoch };
-                Err(StoreError::Rewound(format!("its epoch is {now}, it was {known} before")))
-            }
-            Some(_) => Ok(()),
-            None => {
-                memory.epoch = Some(epoch.to_owned()).filter(|epoch| !epoch.is_empty());
-                Ok(())
-            }
+    /// Refuses a store of another epoch than the one that was known `before` it was read; empty: none
+    /// has begun.
+    pub(super) fn check_epoch(&self, before: Option<&str>, epoch: &str) -> Result<(), StoreError> {
+        if let Some(known) = before.filter(|known| *known != epoch) {
+            let now = if epoch.is_empty() { "gone" } else { epoch };
+            return Err(StoreError::Rewound(format!("its epoch is {now}, it was {known} before")));
         }
+        let mut memory = self.memory();
+        if memory.epoch.is_none() && !epoch.is_empty() {
+            memory.epoch = Some(epoch.to_owned());
+        }
+        Ok(())
     }
 
     pub(super) async fn policies_last_updated(&self) -> Result<i64, StoreError> {

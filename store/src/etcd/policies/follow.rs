@@ -77,10 +77,10 @@ impl EtcdPolicyFollower {
             let fold = PolicyFold::new(store.keys().clone(), view);
             return Ok(Self { store, fold, position, watch: None, stale: false, fresh: false });
         }
-        let before = store.seen();
+        let (before, known) = (store.seen(), store.known_epoch());
         let listed = store.list_policies(OP).await?;
         store.check_forward(before, listed.revision)?;
-        store.check_epoch(&listed.epoch)?;
+        store.check_epoch(known.as_deref(), &listed.epoch)?;
         Ok(Self { store, fold: listed.fold, position: listed.revision, watch: None, stale: false, fresh: false })
     }
 

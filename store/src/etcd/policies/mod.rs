@@ -43,10 +43,10 @@ impl PolicyStore for EtcdStore {
 
     async fn policies(&self) -> Result<PolicyView, StoreError> {
         const OP: &str = "list policies";
-        let before = self.seen();
+        let (before, known) = (self.seen(), self.known_epoch());
         let listed = self.list_policies(OP).await?;
         self.check_forward(before, listed.revision)?;
-        self.check_epoch(&listed.epoch)?;
+        self.check_epoch(known.as_deref(), &listed.epoch)?;
         Ok(listed.fold.into_view())
     }
 

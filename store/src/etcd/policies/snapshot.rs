@@ -75,7 +75,7 @@ pub(super) const MAX_KEYS: usize = super::plan::MAX_OPERATIONS - 3;
 impl EtcdStore {
     /// Head, intent, epoch and `others` (at most [`MAX_KEYS`]), all of one revision.
     pub(super) async fn read_keys(&self, op: &'static str, others: Vec<String>) -> Result<Snapshot, StoreError> {
-        let before = self.seen();
+        let (before, known) = (self.seen(), self.known_epoch());
         let keys = self.keys();
         let all = [keys.head(), keys.intent(), keys.epoch()].into_iter().chain(others);
         let gets: Vec<_> = all.map(|key| TxnOp::get(key, Some(GetOptions::new()))).collect();
@@ -88,7 +88,8 @@ impl EtcdStore {
                 got.kvs().iter().try_for_each(|kv| snapshot.take(keys, &Change::from(kv)))?;
             }
         }
-        self.check_epoch_document(&snapshot)?;
+        let epoch = snapshot.epoch.as_ref().map_or("", |epoch| &epoch.document.epoch);
+        self.check_epoch(known.as_deref(), epoch)?;
         Ok(snapshot)
     }
 
