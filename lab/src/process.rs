@@ -23,6 +23,7 @@ impl Process {
     /// # Errors
     /// It cannot be started.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        crate::signals::stop_if_ending();
         let file = File::options()
             .create(true)
             .append(true)

@@ -2,9 +2,18 @@
 
 use nix::sys::signal::{SigSet, Signal};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+static ENDING: AtomicBool = AtomicBool::new(false);
 static LABS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// To be called before something is made: once labs are being removed, nothing new is.
+pub fn stop_if_ending() {
+    while ENDING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
 
 /// Notes a lab that must be removed on a signal.
 pub fn register(lab: &str) {
@@ -42,6 +51,7 @@ pub fn watch() -> anyhow::Result<()> {
 }
 
 fn remove_all() {
+    ENDING.store(true, Ordering::SeqCst);
     let labs = LABS.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for lab in labs {
         if let Err(error) = crate::teardown::down(&lab) {

@@ -46,7 +46,10 @@ pub fn down(lab: &str) -> Result<()> {
         complaints.extend(sh(&format!("ip netns del {netns}")).err().map(|error| error.to_string()));
     }
     for mount in mounts(lab) {
-        complaints.extend(nix::mount::umount(&mount).err().map(|error| format!("{}: {error}", mount.display())));
+        // Busy for a moment after the agent's end: the kernel lets go of its maps and links behind its back.
+        let what = format!("{} to be unmounted", mount.display());
+        let gone = crate::wait::until(&what, Duration::from_secs(3), || nix::mount::umount(&mount));
+        complaints.extend(gone.err().map(|error| error.to_string()));
     }
     let folder = folder(lab);
     if folder.exists() {
@@ -86,10 +89,19 @@ fn processes(lab: &str) -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| *pid != i32::try_from(std::process::id()).unwrap_or(0))
-        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|link| inodes.contains(&link)))
+        .filter(|pid| {
+            let inside = fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|link| inodes.contains(&link));
+            inside || names_folder(*pid, lab)
+        })
         .filter(|pid| alive(*pid))
         .map(Pid::from_raw)
         .collect()
+}
+
+/// Whether a process was given a path of the lab's folder: an agent whose namespace's name is gone.
+fn names_folder(pid: i32, lab: &str) -> bool {
+    let folder = format!("{}/", folder(lab).display());
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&folder))
 }
 
 /// Not a zombie: those hold nothing and go with their parent.
