@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -87,6 +88,21 @@ impl Process {
     /// The kernel refuses.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
+    /// Stops it as it stands, and returns once the last of its threads has stopped.
+    ///
+    /// # Errors
+    /// The kernel refuses, or it ends instead.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        // Left for `wait` to be seen again, should it be an end.
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(pid), flags)? {
+            WaitStatus::Stopped(..) => Ok(()),
+            other => anyhow::bail!("{pid} did not stop: {other:?}"),
+        }
     }
 
     /// Kills it without warning.

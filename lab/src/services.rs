@@ -78,7 +78,7 @@ impl Etcd {
     /// # Errors
     /// It does not run.
     pub fn freeze(&self) -> Result<()> {
-        self.process.as_ref().context("etcd does not run")?.signal(Signal::SIGSTOP)
+        self.process.as_ref().context("etcd does not run")?.freeze()
     }
 
     /// Lets it go on.

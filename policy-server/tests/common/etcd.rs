@@ -49,7 +49,10 @@ impl Etcd {
 
     /// Stops it without closing its connections: what a hung disk or a lost network looks like.
     pub fn freeze(&self) {
-        signal(self.child.as_ref().unwrap().id(), "STOP");
+        let pid = self.child.as_ref().unwrap().id();
+        signal(pid, "STOP");
+        // The signal is sent, not yet obeyed: a thread that runs still answers.
+        eventually("etcd stands still", || stopped(pid).then_some(()));
     }
 
     pub fn thaw(&self) {
@@ -83,6 +86,14 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Whether every thread is stopped: state `T`, the first field after the name in proc(5)'s `stat`.
+fn stopped(pid: u32) -> bool {
+    std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+        stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+    })
 }
 
 fn free_port() -> u16 {
