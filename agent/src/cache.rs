@@ -36,6 +36,9 @@ pub struct CachedLease {
     /// The store's revision that showed them.
     #[serde(default)]
     pub revision: i64,
+    /// The boot that leased it.
+    #[serde(default)]
+    pub boot_id: String,
 }
 
 /// Another host.

@@ -8,6 +8,7 @@ use crate::overlay::Overlay;
 use crate::remembered::Remembered;
 use crate::worker::{Command, Worker};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -38,6 +39,9 @@ pub struct LeaseKeeper<S> {
     directory: watch::Receiver<Arc<Directory>>,
     state: State,
     hold: Option<Hold>,
+    boot_id: String,
+    /// The address we had earlier in this boot, if it is another one.
+    former_ip: Option<Ipv4Addr>,
     started: Instant,
     kept_alive: Instant,
     /// When the host's record was written last by this run.
@@ -59,7 +63,8 @@ pub struct LeaseKeeper<S> {
 }
 
 impl<S: HostStore> LeaseKeeper<S> {
-    /// A keeper that goes on where `cached` says the last run stopped.
+    /// A keeper that goes on where `cache` says the last run stopped. A lease under another address counts
+    /// if it is of this boot: then the machine is the same, its address changed, and its workloads still run.
     pub fn new(
         store: S,
         config: Arc<Config>,
@@ -67,8 +72,10 @@ impl<S: HostStore> LeaseKeeper<S> {
         cache: Cache,
         worker: Worker,
         directory: watch::Receiver<Arc<Directory>>,
+        boot_id: String,
     ) -> Self {
-        let cached = cache.lease().filter(|lease| lease.public_ip == me.public_ip);
+        let cached = cache.lease().filter(|lease| lease.public_ip == me.public_ip || lease.boot_id == boot_id);
+        let former_ip = cached.as_ref().map(|lease| lease.public_ip).filter(|former| *former != me.public_ip);
         let now = Instant::now();
         Self {
             store,
@@ -79,6 +86,8 @@ impl<S: HostStore> LeaseKeeper<S> {
             directory,
             state: cached.as_ref().map_or(State::None, |lease| State::Cached(lease.subnet)),
             hold: None,
+            boot_id,
+            former_ip,
             started: now,
             kept_alive: now,
             recorded: None,
@@ -163,6 +172,7 @@ impl<S: HostStore> LeaseKeeper<S> {
         let me = Me {
             node: self.me.node.clone(),
             public_ip: self.me.public_ip,
+            former_ip: self.former_ip,
             has_workloads: !self.directory.borrow().endpoints.is_empty(),
         };
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -317,6 +327,7 @@ impl<S: HostStore> LeaseKeeper<S> {
             peers: peers.clone(),
             // Written down with a change of something else, or by thousands: it moves all the time.
             revision: view.revision,
+            boot_id: self.boot_id.clone(),
         });
         if cached.is_some() {
             self.cached = cached;
@@ -403,7 +414,12 @@ impl<S: HostStore> LeaseKeeper<S> {
             tokio::time::sleep(RETRY).await;
             return;
         };
-        let me = Me { node: self.me.node.clone(), public_ip: self.me.public_ip, has_workloads: true };
+        let me = Me {
+            node: self.me.node.clone(),
+            public_ip: self.me.public_ip,
+            former_ip: self.former_ip,
+            has_workloads: true,
+        };
         self.state = lease::decide(&self.state, None, &me, &network, 0).state;
         self.worker.send(Command::LeaseState(self.state.clone()));
         tokio::time::sleep(RETRY).await;
@@ -425,7 +441,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn hold_in(view: &HostsView, subnet: Subnet, public_ip: std::net::Ipv4Addr) -> Option<Hold> {
+fn hold_in(view: &HostsView, subnet: Subnet, public_ip: Ipv4Addr) -> Option<Hold> {
     let entry = view.leases.get(&subnet).filter(|entry| entry.value.public_ip == public_ip)?;
     Some(Hold { lease_id: entry.lease_id, mod_revision: entry.mod_revision })
 }
@@ -460,7 +476,7 @@ fn seen(view: &HostsView) -> Seen {
 }
 
 /// The other hosts. A lease whose subnet and address stand in a weft record is a weft host's.
-pub(crate) fn peers(view: &HostsView, own: Option<Subnet>, public_ip: std::net::Ipv4Addr) -> Vec<CachedPeer> {
+pub(crate) fn peers(view: &HostsView, own: Option<Subnet>, public_ip: Ipv4Addr) -> Vec<CachedPeer> {
     let records: BTreeMap<Subnet, &HostDocument> =
         view.records.values().map(|record| (record.subnet, record)).collect();
     let others =

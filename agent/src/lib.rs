@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod cache;
 pub mod config;
 pub mod denials;

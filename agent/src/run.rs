@@ -48,7 +48,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // claimed again, while policies stay frozen.
     let (hosts, policies_store) = (EtcdStore::connect(options.clone())?, EtcdStore::connect(options)?);
     let feed = DenialFeed::default();
-    let keeper = LeaseKeeper::new(hosts, config.clone(), me.clone(), cache.clone(), worker.clone(), directory.clone());
+    let boot_id = crate::boot::id().context("cannot read the kernel's boot id")?;
+    let keeper =
+        LeaseKeeper::new(hosts, config.clone(), me.clone(), cache.clone(), worker.clone(), directory.clone(), boot_id);
     tokio::spawn(keeper.run());
     tokio::spawn(policies::follow(policies_store, cache, worker.clone()));
     tokio::spawn(notice_changes(worker.clone()));

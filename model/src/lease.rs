@@ -109,8 +109,17 @@ pub struct Me {
     pub node: NodeId,
     /// Its underlay address.
     pub public_ip: Ipv4Addr,
+    /// The one it leased its subnet under earlier in this boot, if it is another one.
+    pub former_ip: Option<Ipv4Addr>,
     /// Whether workloads run on it.
     pub has_workloads: bool,
+}
+
+impl Me {
+    /// Whether a lease bears the address this host had before.
+    fn had(&self, lease: &SeenLease) -> bool {
+        Some(lease.public_ip) == self.former_ip
+    }
 }
 
 /// A conditional write.
@@ -236,6 +245,7 @@ fn hold(subnet: Subnet, seen: &Seen, me: &Me, network: &NetworkConfig) -> Decisi
     }
     match owner(seen, subnet) {
         None => Decision::write(State::Held(subnet), Write::Create(subnet)),
+        Some(lease) if me.had(lease) => Decision::write(State::Held(subnet), Write::Adopt(subnet)),
         Some(lease) if lease.public_ip != me.public_ip => Decision {
             alarm: Some(format!("subnet {subnet} was taken by host {}", lease.public_ip)),
             ..Decision::stay(State::Lost(subnet))
@@ -254,7 +264,9 @@ fn hold(subnet: Subnet, seen: &Seen, me: &Me, network: &NetworkConfig) -> Decisi
 fn recover(subnet: Subnet, seen: &Seen, me: &Me) -> Decision {
     match owner(seen, subnet) {
         None => Decision::write(State::Held(subnet), Write::Create(subnet)),
-        Some(lease) if lease.public_ip == me.public_ip => Decision::write(State::Held(subnet), Write::Adopt(subnet)),
+        Some(lease) if lease.public_ip == me.public_ip || me.had(lease) => {
+            Decision::write(State::Held(subnet), Write::Adopt(subnet))
+        }
         Some(_) if !me.has_workloads => Decision::stay(State::None),
         Some(lease) => Decision {
             alarm: Some(format!(
@@ -306,7 +318,12 @@ mod tests {
     }
 
     fn me(workloads: bool) -> Me {
-        Me { node: "n1".parse().unwrap(), public_ip: Ipv4Addr::new(192, 0, 2, 1), has_workloads: workloads }
+        Me {
+            node: "n1".parse().unwrap(),
+            public_ip: Ipv4Addr::new(192, 0, 2, 1),
+            former_ip: None,
+            has_workloads: workloads,
+        }
     }
 
     fn lease(number: u32, host: u8) -> SeenLease {
@@ -410,6 +427,17 @@ mod tests {
         assert!(!lost.state.serves() && lost.alarm.is_some());
         assert_eq!(next(&lost.state, &seen, false, 0).state, State::None);
         assert_eq!(next(&lost.state, &Seen::default(), true, 0).write, Some(Write::Create(subnet)));
+    }
+
+    #[test]
+    fn a_host_whose_address_changed_keeps_its_subnet() {
+        let seen = Seen { leases: vec![lease(3, 7)], records: vec![] };
+        let subnet = lease(3, 7).subnet;
+        let moved = Me { former_ip: Some(lease(3, 7).public_ip), ..me(true) };
+        for state in [State::Cached(subnet), State::Lost(subnet)] {
+            let decision = decide(&state, Some(&seen), &moved, &network(), 0);
+            assert_eq!((decision.state, decision.write), (State::Held(subnet), Some(Write::Adopt(subnet))));
+        }
     }
 
     #[test]

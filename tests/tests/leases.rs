@@ -104,3 +104,29 @@ fn a_wiped_store_gets_its_leases_back_and_no_packet_is_lost() {
     let after: Vec<_> = lab.hosts().iter().map(|host| host.status().unwrap().subnet).collect();
     assert_eq!(before, after);
 }
+
+/// A host's underlay address changes under its workloads. A restart of its agent tells the others, and
+/// nobody moves to another subnet.
+#[test]
+fn a_host_whose_address_changed_keeps_its_subnet_and_is_found_again() {
+    let mut lab = lab("moved");
+    let a = lab.add("n1", &WorkloadOptions::pod("a", "open")).unwrap();
+    let b = lab.add("n2", &WorkloadOptions::pod("b", "open")).unwrap();
+    let _server = weft_lab::probe::HttpServer::start(&b.netns, 8080).unwrap();
+    let to = std::net::SocketAddr::from((b.ip, 8080));
+    weft_lab::probe::get(&a.netns, to, PATIENCE).unwrap();
+    let before = lab.host("n2").status().unwrap();
+    let (old, [.., last]) = (before.public_ip, before.public_ip.octets());
+    let new = std::net::Ipv4Addr::from(u32::from(old) - u32::from(last) + 200);
+    let n2 = lab.host("n2");
+    n2.sh(&format!("ip addr del {old}/24 dev eth0")).unwrap();
+    n2.sh(&format!("ip addr add {new}/24 dev eth0")).unwrap();
+    let says_so = || Ok(n2.status()?.alarms.iter().any(|alarm| alarm.contains("restart weftd")));
+    wait::until_true("the alarm", PATIENCE, says_so).unwrap();
+    lab.host_mut("n2").kill_agent().unwrap();
+    lab.host_mut("n2").start_agent().unwrap();
+    lab.host_mut("n2").wait_ready(PATIENCE).unwrap();
+    weft_lab::probe::get(&a.netns, to, PATIENCE).expect("the workload is reached at the host's new address");
+    let after = lab.host("n2").status().unwrap();
+    assert_eq!((after.subnet, after.public_ip), (before.subnet, new));
+}

@@ -20,7 +20,7 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn new(run_dir: &Path) -> io::Result<Self> {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        let boot_id = crate::boot::id()?;
         Ok(Self { path: run_dir.join("journal.jsonl"), boot_id, file: None, appended: 0, complaint: None })
     }
 

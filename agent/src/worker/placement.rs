@@ -147,7 +147,7 @@ impl Core {
         let moved = self.config.public_ip.is_none() && !underlay.addresses.contains(&known);
         moved.then(|| {
             format!(
-                "interface {} has not the address {known} any more by which the other hosts know this one (it has {:?}): give it back, or drain this host and restart weftd",
+                "interface {} has not the address {known} any more by which the other hosts know this one (it has {:?}): give it back, or restart weftd: it keeps its subnet and tells the others its new address",
                 underlay.name, underlay.addresses
             )
         })
