@@ -48,6 +48,7 @@ pub async fn serve(listener: UnixListener, worker: Worker, denials: DenialFeed) 
         .route("/v1/reserve", post(reserve))
         .route("/v1/commit", post(commit))
         .route("/v1/release", post(release))
+        .route("/v1/remove", post(remove))
         .route("/v1/ready", get(ready))
         .route("/v1/status", get(status))
         .route("/v1/endpoints", get(endpoints))
@@ -73,6 +74,13 @@ async fn commit(State(shared): State<Shared>, body: String) -> Response {
 async fn release(State(shared): State<Shared>, body: String) -> Response {
     match parse(&body) {
         Ok(request) => answer(shared.worker.ask(|reply| Command::Release(request, reply)).await),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn remove(State(shared): State<Shared>, body: String) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(shared.worker.ask(|reply| Command::Remove(request, reply)).await),
         Err(refusal) => refusal,
     }
 }

@@ -11,6 +11,7 @@ mod journal;
 mod network;
 pub(crate) mod placement;
 mod programs;
+mod remove;
 mod report;
 mod workloads;
 
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use weft_api::agent::{
     ApiError, CommitRequest, CommitResponse, EndpointView, ErrorCode, Ready, ReleaseRequest, ReleaseResponse,
-    ReserveRequest, ReserveResponse, Status, StoreStatus, SyncStatus,
+    RemoveRequest, RemoveResponse, ReserveRequest, ReserveResponse, Status, StoreStatus, SyncStatus,
 };
 use weft_datapath::{Datapath, DenialReader};
 use weft_hostnet::Executor;
@@ -61,8 +62,12 @@ pub enum Command {
     Reserve(ReserveRequest, oneshot::Sender<Reply<ReserveResponse>>),
     /// Step two of ADD.
     Commit(CommitRequest, oneshot::Sender<Reply<CommitResponse>>),
-    /// DEL.
+    /// A hint that a workload is gone.
     Release(ReleaseRequest, oneshot::Sender<Reply<ReleaseResponse>>),
+    /// DEL.
+    Remove(RemoveRequest, oneshot::Sender<Reply<RemoveResponse>>),
+    /// What came of a pass of the remover.
+    Removed(Vec<remove::Removed>),
     /// Would an ADD work?
     Ready(oneshot::Sender<Reply<Ready>>),
     /// How is the host?
@@ -149,7 +154,8 @@ pub fn spawn(
     outlets: Outlets,
 ) -> anyhow::Result<(Worker, std::thread::JoinHandle<()>)> {
     let (sender, receiver) = mpsc::channel();
-    let core = Core::new(config, me, outlets)?;
+    let remover = remove::spawn(Worker(sender.clone()))?;
+    let core = Core::new(config, me, outlets, remover)?;
     let thread = std::thread::Builder::new().name("worker".to_owned()).spawn(move || core.run(&receiver))?;
     Ok((Worker(sender), thread))
 }
@@ -159,6 +165,8 @@ struct Core {
     config: Arc<Config>,
     me: HostName,
     outlets: Outlets,
+    /// Where links go to be removed.
+    remover: Sender<remove::Removal>,
     kernel: Executor,
     datapath: Option<Datapath>,
     programmed: Programmed,
@@ -212,7 +220,12 @@ impl Due {
 }
 
 impl Core {
-    fn new(config: Arc<Config>, me: HostName, outlets: Outlets) -> anyhow::Result<Self> {
+    fn new(
+        config: Arc<Config>,
+        me: HostName,
+        outlets: Outlets,
+        remover: Sender<remove::Removal>,
+    ) -> anyhow::Result<Self> {
         let now = Instant::now();
         Ok(Self {
             journal: journal::Journal::new(&config.run_dir)?,
@@ -220,6 +233,7 @@ impl Core {
             config,
             me,
             outlets,
+            remover,
             datapath: None,
             programmed: Programmed::default(),
             placement: None,
@@ -269,6 +283,8 @@ impl Core {
             Command::Reserve(request, reply) => answer(reply, self.reserve(request)),
             Command::Commit(request, reply) => answer(reply, self.commit(&request)),
             Command::Release(request, reply) => answer(reply, self.release(&request)),
+            Command::Remove(request, reply) => self.remove(request, reply),
+            Command::Removed(removed) => self.removed(removed),
             Command::Ready(reply) => self.answer_ready(reply),
             Command::Status(reply) => answer(reply, Ok(self.status())),
             Command::Endpoints(reply) => answer(reply, Ok(self.endpoints())),

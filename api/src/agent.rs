@@ -5,6 +5,7 @@
 //! | `POST /v1/reserve` | [`ReserveRequest`] → [`ReserveResponse`] |
 //! | `POST /v1/commit` | [`CommitRequest`] → [`CommitResponse`] |
 //! | `POST /v1/release` | [`ReleaseRequest`] → [`ReleaseResponse`] |
+//! | `POST /v1/remove` | [`RemoveRequest`] → [`RemoveResponse`] |
 //! | `GET /v1/ready` | → 200 [`Ready`], or 503 [`ApiError`] when an ADD would fail |
 //! | `GET /v1/status` | → [`Status`] |
 //! | `GET /v1/endpoints` | → `[`[`EndpointView`]`]` |
@@ -88,6 +89,26 @@ pub struct ReleaseRequest {
 pub struct ReleaseResponse {
     /// Whether there was something to release.
     pub released: bool,
+}
+
+/// DEL: take the workload down, its link and its address. What comes while the kernel is at it goes with
+/// the next pass together, since a pass over many links takes as long as one over one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoveRequest {
+    /// Whose.
+    pub attachment: Attachment,
+}
+
+/// The workload is down: its link is gone from the kernel, both ends, and its address is given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoveResponse {
+    /// Whether there was something to release.
+    pub released: bool,
+    /// A link of somebody else's has the name of the workload's end on the host; it stays.
+    #[serde(default)]
+    pub foreign: bool,
 }
 
 /// An ADD would work.

@@ -1,16 +1,22 @@
-//! DEL: takes the host's end away and tells the agent. It never looks at `CNI_NETNS`: the workload's
-//! end goes with the host's, whether its namespace is there, is gone, is an ordinary file after a
-//! reboot, or is, by a runtime's mistake, the host's own.
+//! DEL: the agent takes the workload down, many in one pass of the kernel; where no agent answers, this
+//! process does, and leaves the agent a note. It never looks at `CNI_NETNS`: the workload's end goes with
+//! the host's, whether its namespace is there, is gone, is an ordinary file after a reboot, or is, by a
+//! runtime's mistake, the host's own.
 
 use crate::call::{Call, host, internal};
+use crate::client::{Agent, AgentError, Patience};
 use crate::error::CniError;
 use crate::link::{HostEnd, judge};
 use crate::process::Answer;
 use crate::release;
 use crate::section::Section;
-use weft_api::agent::ReleaseRequest;
+use std::time::Duration;
+use weft_api::agent::{ReleaseRequest, RemoveRequest, RemoveResponse};
 use weft_model::op::Op;
 use weft_model::workload::host_ifname;
+
+/// How long the agent has for it: a hundred at once take it a tenth of that.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// Takes a workload down; nothing there is a success.
 ///
@@ -23,13 +29,26 @@ pub fn del(call: &Call) -> Result<Answer, CniError> {
         said += &format!("weft-cni: {error}; going on with the default\n");
         Section::default()
     });
+    let agent = Agent { socket: section.socket.clone(), patience: Patience::Once(LIMIT) };
+    let request = RemoveRequest { attachment: call.attachment.clone() };
+    match agent.post::<_, RemoveResponse>("/v1/remove", &request) {
+        Ok(RemoveResponse { foreign: true, .. }) => said += &stays(call),
+        Ok(_) => {}
+        Err(error) => said += &by_hand(call, &section, &error)?,
+    }
+    Ok(Answer { stderr: said, ..Answer::default() })
+}
+
+/// Removes the link without the agent, which is told afterwards, if it can be; what a person should know.
+fn by_hand(call: &Call, section: &Section, error: &AgentError) -> Result<String, CniError> {
+    let mut said = String::new();
     let name = host_ifname(&call.attachment);
     let mut host = host()?;
     let link = host.link(&name).map_err(|error| internal("cannot read the host's links", &error))?;
     let token = match judge(link.as_ref(), &call.attachment) {
         HostEnd::Absent => None,
         HostEnd::Foreign => {
-            said += &format!("weft-cni: link {name} is not weft's and stays\n");
+            said += &stays(call);
             None
         }
         HostEnd::Ours { token, .. } => {
@@ -39,6 +58,14 @@ pub fn del(call: &Call) -> Result<Answer, CniError> {
         }
     };
     let release = ReleaseRequest { attachment: call.attachment.clone(), token };
-    said += &release::tell(&section.socket, &release).unwrap_or_default();
-    Ok(Answer { stderr: said, ..Answer::default() })
+    Ok(said
+        + &match error {
+            // It would not answer a second time either.
+            AgentError::Away { .. } => release::leave_note(&section.socket, &release, error),
+            _ => release::tell(&section.socket, &release).unwrap_or_default(),
+        })
+}
+
+fn stays(call: &Call) -> String {
+    format!("weft-cni: link {} is not weft's and stays\n", host_ifname(&call.attachment))
 }

@@ -23,8 +23,14 @@ pub fn tell(socket: &Path, release: &ReleaseRequest) -> Option<String> {
     {
         return Some(format!("weft-cni: the agent refuses the release of {}: {error}\n", release.attachment));
     }
-    Some(match note::leave(socket, release) {
+    Some(leave_note(socket, release, &error))
+}
+
+/// Leaves a note for an agent that does not answer; says why, and where.
+#[must_use]
+pub fn leave_note(socket: &Path, release: &ReleaseRequest, error: &AgentError) -> String {
+    match note::leave(socket, release) {
         Ok(path) => format!("weft-cni: {error}; left {} for it\n", path.display()),
         Err(failed) => format!("weft-cni: {error}; no note either: {failed}\n"),
-    })
+    }
 }

@@ -123,6 +123,7 @@ impl<'a> Run<'a> {
                 self.flush();
                 self.indexes.clear();
             }
+            Op::DeleteLinks(names) => self.delete_links(index, names),
             Op::SetMac(name, mac) => self.push(index, request::set_mac(name, *mac)),
             Op::SetMtu(name, mtu) => self.push(index, request::set_mtu(name, *mtu)),
             Op::SetUp(name) => self.push(index, request::set_up(name)),
@@ -161,6 +162,21 @@ impl<'a> Run<'a> {
         if self.errors.iter().all(|error| error.index != index) {
             self.create(index, request::set_alias(&veth.host_name, &veth.alias));
         }
+    }
+
+    fn delete_links(&mut self, index: usize, names: &[IfName]) {
+        match names {
+            [] => {}
+            [name] => self.push(index, request::delete_link(name)),
+            names => {
+                names.iter().for_each(|name| self.push(index, request::doom(name)));
+                // In a datagram of its own: it must not overtake a name.
+                self.flush();
+                self.push(index, request::delete_doomed());
+            }
+        }
+        self.flush();
+        self.indexes.clear();
     }
 
     fn set_sysctl(&mut self, index: usize, key: &str, value: &str) {
@@ -303,7 +319,7 @@ impl<'a> Run<'a> {
 /// Whether a refusal says that there is nothing to do: what was to be removed is not there.
 fn means_done(op: &Op, refusal: &Refusal) -> bool {
     match op {
-        Op::DeleteLink(_) => refusal.errno == Errno::ENODEV,
+        Op::DeleteLink(_) | Op::DeleteLinks(_) => refusal.errno == Errno::ENODEV,
         Op::DeleteAddress(..) => matches!(refusal.errno, Errno::EADDRNOTAVAIL | Errno::ENODEV),
         Op::DeleteNeighbour(..) | Op::DeleteTunnelEntry { .. } => {
             matches!(refusal.errno, Errno::ENOENT | Errno::ENODEV)

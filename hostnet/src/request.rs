@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use weft_model::id::IfName;
 use weft_model::mac::Mac;
-use weft_model::op::{ROUTE_PROTOCOL, Route, Veth, Vxlan};
+use weft_model::op::{DOOMED_GROUP, ROUTE_PROTOCOL, Route, Veth, Vxlan};
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
@@ -82,6 +82,19 @@ pub(crate) fn set_alias(name: &IfName, alias: &str) -> Request {
 
 pub(crate) fn delete_link(name: &IfName) -> Request {
     Request { message: RouteNetlinkMessage::DelLink(link_named(name)), flags: 0 }
+}
+
+/// Marks a link to be removed with its group.
+pub(crate) fn doom(name: &IfName) -> Request {
+    set_link(name, LinkAttribute::Group(DOOMED_GROUP))
+}
+
+/// Removes all links of the group in one pass: the kernel waits for its readers once, not once a link
+/// (`rtnl_group_dellink`).
+pub(crate) fn delete_doomed() -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::Group(DOOMED_GROUP));
+    Request { message: RouteNetlinkMessage::DelLink(message), flags: 0 }
 }
 
 fn set_link(name: &IfName, attribute: LinkAttribute) -> Request {

@@ -10,6 +10,10 @@ use std::net::Ipv4Addr;
 /// with another number are not ours and never touched.
 pub const ROUTE_PROTOCOL: u8 = 119;
 
+/// Link group of devices that are about to be removed together (`ip link show group`); "weft" in ASCII.
+/// Whatever is in it is ours and doomed.
+pub const DOOMED_GROUP: u32 = 0x7765_6674;
+
 /// A VXLAN device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vxlan {
@@ -84,7 +88,7 @@ pub struct NftChain {
 }
 
 /// One change. All are idempotent or replace what is there, except the creations, which fail with
-/// EEXIST, and [`Op::DeleteLink`], which succeeds when there is nothing.
+/// EEXIST, and the removals, which succeed when there is nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// Create a bridge, down.
@@ -102,6 +106,9 @@ pub enum Op {
     CreateVeth(Veth),
     /// Remove a device.
     DeleteLink(IfName),
+    /// Remove devices in one pass of the kernel: it takes as long for many as for one. What is not there is
+    /// removed already.
+    DeleteLinks(Vec<IfName>),
     /// Set a device's hardware address.
     SetMac(IfName, Mac),
     /// Set a device's MTU, bytes.
@@ -178,6 +185,10 @@ impl fmt::Display for Op {
                 v.host_name, v.host_index, v.host_mac, v.mtu, v.workload_name, v.workload_mac
             ),
             Self::DeleteLink(link) => write!(f, "link del {link}"),
+            Self::DeleteLinks(links) => {
+                let names: Vec<&str> = links.iter().map(IfName::as_str).collect();
+                write!(f, "link del {} in one pass", names.join(" "))
+            }
             Self::SetMac(link, mac) => write!(f, "link set {link} address {mac}"),
             Self::SetMtu(link, mtu) => write!(f, "link set {link} mtu {mtu}"),
             Self::SetUp(link) => write!(f, "link set {link} up"),

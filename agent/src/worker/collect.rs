@@ -49,10 +49,10 @@ impl Core {
             .filter(|(_, entry)| entry.state == State::Committed && !alive.contains(&entry.token))
             .map(|(attachment, entry)| (attachment.clone(), entry.token.clone()))
             .collect();
-        for (attachment, token) in gone {
+        for (attachment, _) in &gone {
             tracing::info!(%attachment, "its link is gone: collecting");
-            self.forget(&attachment, Some(&token));
         }
+        self.forget_all(gone.iter().map(|(attachment, token)| (attachment, Some(token))));
     }
 
     /// Reservations whose plugin was killed.
@@ -171,10 +171,10 @@ impl Core {
     }
 }
 
-fn alias(link: &LinkInfo) -> Option<Alias> {
+pub(super) fn alias(link: &LinkInfo) -> Option<Alias> {
     link.alias.as_deref().and_then(Alias::parse)
 }
 
-fn slot_of(link: &LinkInfo) -> Option<Slot> {
+pub(super) fn slot_of(link: &LinkInfo) -> Option<Slot> {
     link.index.checked_sub(SLOT_IFINDEX_BASE).and_then(|slot| u16::try_from(slot).ok()).map(Slot)
 }

@@ -160,23 +160,41 @@ impl Core {
 
     /// Takes a workload out of the data plane and gives its address back; whether there was one.
     pub(super) fn forget(&mut self, attachment: &Attachment, token: Option<&Token>) -> bool {
-        let Some(pool) = &mut self.pool else { return false };
-        let Released::Yes(freed) = pool.release(attachment, token, boot_seconds()) else { return false };
-        let address = pool.address(freed.entry.slot);
-        self.guarded.remove(attachment);
-        self.journal.append(&freed.event, pool);
-        if let Err(error) = self.program_endpoints() {
-            tracing::error!(%attachment, error, "the slot could not be emptied: trying again with the next pass");
-        }
-        if let (Some(placement), Some(address)) = (&self.placement, address) {
-            let op = Op::DeleteNeighbour(placement.bridge.clone(), address);
-            if let Err(error) = self.kernel.execute(&[op], None) {
-                tracing::debug!(%error, "the neighbour entry is gone already or goes with the next pass");
+        self.forget_all([(attachment, token)]) == [true]
+    }
+
+    /// As [`Core::forget`], for many: maps, neighbours and directory are brought up to date once.
+    pub(super) fn forget_all<'a>(
+        &mut self,
+        workloads: impl IntoIterator<Item = (&'a Attachment, Option<&'a Token>)>,
+    ) -> Vec<bool> {
+        let mut neighbours = Vec::new();
+        let mut forgotten = Vec::new();
+        for (attachment, token) in workloads {
+            let released = self.pool.as_mut().map(|pool| pool.release(attachment, token, boot_seconds()));
+            let (Some(Released::Yes(freed)), Some(pool)) = (released, &self.pool) else {
+                forgotten.push(false);
+                continue;
+            };
+            let address = pool.address(freed.entry.slot);
+            self.guarded.remove(attachment);
+            self.journal.append(&freed.event, pool);
+            if let (Some(placement), Some(address)) = (&self.placement, address) {
+                neighbours.push(Op::DeleteNeighbour(placement.bridge.clone(), address));
             }
+            tracing::info!(%attachment, address = ?address, "released");
+            forgotten.push(true);
         }
-        tracing::info!(%attachment, address = ?address, "released");
-        self.publish();
-        true
+        if forgotten.contains(&true) {
+            if let Err(error) = self.program_endpoints() {
+                tracing::error!(error, "slots could not be emptied: trying again with the next pass");
+            }
+            if let Err(errors) = self.kernel.execute_all(&neighbours, None) {
+                tracing::debug!(?errors, "neighbour entries are gone already or go with the next pass");
+            }
+            self.publish();
+        }
+        forgotten
     }
 }
 

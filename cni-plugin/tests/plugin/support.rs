@@ -149,6 +149,11 @@ pub(crate) fn ok(value: Value) -> Reply {
     Reply::Json(200, value)
 }
 
+/// What an agent says to a path of a newer plugin's.
+pub(crate) fn no_such_path() -> Reply {
+    Reply::Raw(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec())
+}
+
 type Script = dyn FnMut(&Request) -> Reply + Send;
 
 /// An agent's socket with a script behind it. Only for what the real agent does not do on demand.

@@ -1,6 +1,6 @@
 //! ADD and DEL against the real kernel: what the agent finds at commit, and what is left afterwards.
 
-use crate::support::{Answer, Call, Namespace, Reply, TestAgent, ok, reservation};
+use crate::support::{Answer, Call, Namespace, Reply, TestAgent, no_such_path, ok, reservation};
 use serde_json::{Value, json};
 
 const HOST_END: &str = "weft:1:0123456789abcdef:c1:eth0";
@@ -20,7 +20,8 @@ fn del(agent: &TestAgent, host: &Namespace, netns: &str) -> Answer {
     Call::new("DEL", &agent.config()).with("CNI_NETNS", netns).run(host)
 }
 
-/// An agent that says yes, and looks at the host when it is asked to commit.
+/// An agent that says yes, and looks at the host when it is asked to commit. It is an older one, which
+/// leaves the removal of links to the plugin.
 fn willing(host: &Namespace) -> (TestAgent, std::sync::mpsc::Receiver<Value>) {
     let (send, looked) = std::sync::mpsc::channel();
     let mut look = host.command("ip -json -details link");
@@ -31,6 +32,7 @@ fn willing(host: &Namespace) -> (TestAgent, std::sync::mpsc::Receiver<Value>) {
             send.send(serde_json::from_slice(&links).unwrap()).unwrap();
             ok(json!({"dnsServers": ["169.254.0.53"]}))
         }
+        "POST /v1/remove" => no_such_path(),
         _ => ok(json!({"released": true})),
     });
     (agent, looked)
@@ -83,11 +85,46 @@ fn del_takes_the_link_and_says_which_incarnation_it_was() {
     assert!(!host.links().contains_key(&name));
     assert!(!workload.links().contains_key("eth0"));
     let last = agent.seen().pop().unwrap();
-    assert_eq!(last.call, "POST /v1/release");
+    assert_eq!(agent.calls()[2..], ["POST /v1/remove", "POST /v1/release"]);
     assert_eq!(last.body["token"], "0123456789abcdef");
     // Again, with nothing there and without a namespace, as a kubelet does.
     del(&agent, &host, "").silent_success();
     assert_eq!(agent.seen().pop().unwrap().body["token"], Value::Null);
+}
+
+#[test]
+fn del_leaves_the_link_to_an_agent_that_removes_it() {
+    let (host, workload, name) = places();
+    for foreign in [false, true] {
+        let agent = TestAgent::new(move |_| ok(json!({"released": true, "foreign": foreign})));
+        let answer = del(&agent, &host, &workload.path());
+        answer.silent_success();
+        let said = String::from_utf8_lossy(&answer.0.stderr).into_owned();
+        assert_eq!(said.contains(&format!("link {name} is not weft's and stays")), foreign, "{said}");
+        assert_eq!(agent.calls(), ["POST /v1/remove"]);
+        assert_eq!(agent.seen()[0].body, json!({"attachment": {"containerId": "c1", "ifname": "eth0"}}));
+        assert!(!agent.folder.path().join("del").exists(), "a note was left");
+    }
+}
+
+/// Killed in the middle, the agent gives no answer; hung, none in time; failing, a bad one.
+#[test]
+fn del_removes_the_link_itself_where_the_agent_does_not() {
+    let (host, workload, name) = places();
+    let replies: [fn() -> Reply; 3] = [
+        || Reply::Raw(Vec::new()),
+        || Reply::Hang,
+        || Reply::Json(500, json!({"code": "internal", "message": "the kernel refuses"})),
+    ];
+    for reply in replies {
+        let (willing, _looked) = willing(&host);
+        add(&willing, &host, &workload.path()).result();
+        let agent = TestAgent::new(move |_| reply());
+        del(&agent, &host, &workload.path()).silent_success();
+        assert!(!host.links().contains_key(&name) && !workload.links().contains_key("eth0"));
+        let note = agent.folder.path().join(format!("del/{name}-0123456789abcdef.json"));
+        assert!(note.exists(), "the agent is told later");
+    }
 }
 
 #[test]

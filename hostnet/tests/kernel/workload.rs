@@ -58,3 +58,26 @@ fn a_removed_workload_is_gone_at_once() {
     host.workloads.clear();
     host.reconcile();
 }
+
+#[test]
+fn workloads_are_removed_together_and_nothing_else_goes() {
+    let mut host = Host::new();
+    let wirings: Vec<_> = (2..6).map(|slot| host.add_workload(slot)).collect();
+    host.reconcile();
+    // Doomed by an agent that was killed before it removed them: goes with the next pass.
+    let group = weft_model::op::DOOMED_GROUP;
+    host.space.sh(&format!("ip link set {} group {group}", wirings[3].host_ifname()));
+    let mut doomed: Vec<_> = wirings[..2].iter().map(weft_model::workload::Wiring::host_ifname).collect();
+    doomed.push(ifname("weft-is-not"));
+    let ops = [weft_model::op::Op::DeleteLinks(doomed)];
+    host.executor.execute(&ops, None).unwrap();
+    host.executor.execute(&ops, None).expect("again, with nothing there");
+    let left = |host: &mut Host, number: usize| host.executor.link(&wirings[number].host_ifname()).unwrap().is_some();
+    assert_eq!([0, 1, 2, 3].map(|number| left(&mut host, number)), [false, false, true, false]);
+    for (number, inside) in host.inside.iter().enumerate() {
+        assert_eq!(inside.sh("ip -o link").contains("eth0"), number == 2, "{number}");
+    }
+    host.inside[2].sh("ping -c 1 -W 2 10.255.1.1");
+    host.executor.execute(&[weft_model::op::Op::DeleteLinks(vec![wirings[2].host_ifname()])], None).unwrap();
+    assert!(!left(&mut host, 2));
+}

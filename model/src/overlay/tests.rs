@@ -123,6 +123,7 @@ impl Kernel {
             Op::CreateVxlan(v) => self.create(&v.name, v.mac, v.mtu, vxlan_kind(v)),
             Op::CreateVeth(_) => panic!("the overlay's plan makes no veth"),
             Op::DeleteLink(link) => self.delete(link),
+            Op::DeleteLinks(_) => panic!("the overlay's plan removes no workload's link"),
             Op::SetMac(link, mac) => self.set_mac(link, *mac),
             Op::SetMtu(link, mtu) => self.link(link).mtu = *mtu,
             Op::SetUp(link) => self.link(link).up = true,

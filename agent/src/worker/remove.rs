@@ -1,0 +1,128 @@
+//! DEL: links are removed by a thread of its own, in passes.
+//!
+//! The kernel takes some 20 ms to remove a veth pair, most of it waiting for its own readers, and as
+//! long for a hundred in one go. So whatever was asked for while a pass ran goes with the next one, and
+//! the worker serves others meanwhile. A DEL is answered when its link is gone; an agent that is killed
+//! before leaves the plugin without an answer, which then removes the link itself.
+
+use super::collect::{alias, slot_of};
+use super::{Command, Core, Reply, Worker, answer, internal};
+use std::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::oneshot;
+use weft_api::agent::{RemoveRequest, RemoveResponse};
+use weft_hostnet::{Error, Executor, LinkInfo};
+use weft_model::id::{Attachment, IfName, Token};
+use weft_model::op::Op;
+use weft_model::overlay::LinkKind;
+use weft_model::workload::host_ifname;
+
+type Caller = oneshot::Sender<Reply<RemoveResponse>>;
+
+/// One workload to remove.
+#[derive(Debug)]
+pub(super) struct Removal {
+    attachment: Attachment,
+    /// The incarnation that had an address when the DEL came. One that comes later keeps its own.
+    token: Option<Token>,
+    caller: Caller,
+}
+
+/// One workload a pass is over with.
+#[derive(Debug)]
+pub struct Removed {
+    removal: Removal,
+    link: Result<End, String>,
+}
+
+/// What became of the link with its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Gone,
+    Foreign,
+}
+
+/// Starts the thread; it ends with the sender.
+///
+/// # Errors
+/// The thread, or its netlink socket, cannot be made.
+pub(super) fn spawn(worker: Worker) -> anyhow::Result<Sender<Removal>> {
+    let (sender, removals) = mpsc::channel();
+    let kernel = Executor::here()?;
+    std::thread::Builder::new().name("remover".to_owned()).spawn(move || run(kernel, &removals, &worker))?;
+    Ok(sender)
+}
+
+fn run(mut kernel: Executor, removals: &Receiver<Removal>, worker: &Worker) {
+    while let Ok(first) = removals.recv() {
+        let batch: Vec<Removal> = std::iter::once(first).chain(removals.try_iter()).collect();
+        worker.send(Command::Removed(pass(&mut kernel, batch)));
+    }
+}
+
+/// Removes what is ours of a batch, all together.
+fn pass(kernel: &mut Executor, batch: Vec<Removal>) -> Vec<Removed> {
+    let mut doomed = Vec::new();
+    let mut look = |removal: Removal| {
+        let name = host_ifname(&removal.attachment);
+        let link = match kernel.link(&name) {
+            Ok(Some(link)) if belongs(&link, &removal.attachment) => {
+                doomed.push(name);
+                Ok(End::Gone)
+            }
+            Ok(Some(_)) => Ok(End::Foreign),
+            Ok(None) => Ok(End::Gone),
+            Err(error) => Err(error.to_string()),
+        };
+        Removed { removal, link }
+    };
+    let mut removed: Vec<Removed> = batch.into_iter().map(&mut look).collect();
+    tracing::debug!(links = doomed.len(), "removing links in one pass");
+    if let Err(failure) = kernel.execute(&[Op::DeleteLinks(doomed)], None) {
+        tracing::error!(%failure, "cannot remove workloads' links: those left are the plugin's to remove");
+        for one in removed.iter_mut().filter(|one| one.link == Ok(End::Gone)) {
+            one.link = still_there(kernel, &host_ifname(&one.removal.attachment), &failure.to_string());
+        }
+    }
+    removed
+}
+
+/// After a pass that failed: some may be gone.
+fn still_there(kernel: &mut Executor, name: &IfName, failure: &str) -> Result<End, String> {
+    match kernel.link(name) {
+        Ok(None) => Ok(End::Gone),
+        Ok(Some(_)) => Err(failure.to_owned()),
+        Err(error) => Err(Error::to_string(&error)),
+    }
+}
+
+/// Whether a link of that name is the attachment's: by its alias, or, where the plugin was killed before
+/// it wrote one, by kind and index.
+fn belongs(link: &LinkInfo, attachment: &Attachment) -> bool {
+    match link.alias.as_deref().filter(|text| !text.is_empty()) {
+        Some(_) => alias(link).is_some_and(|alias| alias.attachment == *attachment),
+        None => link.kind == LinkKind::Veth && slot_of(link).is_some(),
+    }
+}
+
+impl Core {
+    /// Hands a workload to the remover.
+    pub(super) fn remove(&mut self, request: RemoveRequest, caller: Caller) {
+        let RemoveRequest { attachment } = request;
+        let token = self.pool.as_ref().and_then(|pool| pool.get(&attachment)).map(|entry| entry.token.clone());
+        if let Err(mpsc::SendError(removal)) = self.remover.send(Removal { attachment, token, caller }) {
+            answer(removal.caller, Err(internal("the thread that removes links has ended")));
+        }
+    }
+
+    /// Gives back the addresses of those whose links are gone, and answers.
+    pub(super) fn removed(&mut self, removed: Vec<Removed>) {
+        let over = |one: &&Removed| one.link.is_ok() && one.removal.token.is_some();
+        let gone = removed.iter().filter(over).map(|one| (&one.removal.attachment, one.removal.token.as_ref()));
+        let mut forgotten = self.forget_all(gone).into_iter();
+        for one in removed {
+            let released = over(&&one) && forgotten.next().unwrap_or(false);
+            let result = one.link.map(|end| RemoveResponse { released, foreign: end == End::Foreign });
+            answer(one.removal.caller, result.map_err(internal));
+        }
+    }
+}
