@@ -112,7 +112,11 @@ impl CniCall {
             .stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start weft-cni")?;
         let stdin = serde_json::to_vec(&self.stdin)?;
-        child.stdin.take().context("no stdin")?.write_all(&stdin)?;
+        // A plugin that refuses its environment ends without reading; what it says is what counts.
+        match child.stdin.take().context("no stdin")?.write_all(&stdin) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => {}
+        }
         Ok(child.wait_with_output()?)
     }
 
