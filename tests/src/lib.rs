@@ -8,7 +8,7 @@ pub mod hostile;
 use weft_lab::{HostOptions, Lab, LabOptions};
 
 /// How long anything may take that normally takes milliseconds, on a machine that is busy.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A lab of two Kubernetes hosts (`n1`, `n2`) and a cell (`c1`), ready, that refuses at once
 /// everywhere.

@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 use weft_lab::probe;
 use weft_lab::shell::sh_in;
 use weft_lab::underlay::{add_netns, plug};
@@ -307,7 +308,7 @@ fn a_cell_is_closed_by_whatever_address() {
         [(&app, app.gateway.1), (&app, app.vtep), (&app, cell.address), (&pod, app.gateway.1), (&pod, app.vtep)]
     {
         assert!(
-            probe::connects(&from.workload.netns, (to, 9000).into(), PATIENCE).is_err(),
+            probe::connects(&from.workload.netns, (to, 9000).into(), Duration::from_secs(1)).is_err(),
             "{} reached {to}",
             from.ip
         );
