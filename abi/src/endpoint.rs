@@ -50,7 +50,8 @@ impl Head {
 
 /// Bits of [`Head::flags`].
 pub mod flag {
-    /// Sources are judged by policy; without it every source may reach the workload.
+    /// Sources need an owners' policy; without it every source may reach the workload that no administrators'
+    /// rule denies.
     pub const ISOLATED: u8 = 1;
     /// A denied packet is answered (TCP RST, else ICMP port unreachable); without it, dropped.
     pub const REJECT: u8 = 2;
@@ -60,6 +61,10 @@ pub mod flag {
     pub const HOSTS_MAY_REACH: u8 = 8;
     /// The workload may open connections to its own host only where an egress rule says so.
     pub const HOST_LISTED_ONLY: u8 = 16;
+    /// The policy set has ingress rules of administrators: also who is not isolated is judged.
+    pub const INGRESS_TIERS: u8 = 32;
+    /// The policy set has egress rules.
+    pub const EGRESS_RULES: u8 = 64;
     /// The slot holds a workload.
     pub const ACTIVE: u8 = 128;
 }

@@ -21,8 +21,10 @@ pub use host::*;
 pub use policy::*;
 pub use reason::Reason;
 
-/// Version of every layout in this crate; maps are pinned below a folder of this name (`v1`).
-pub const LAYOUT_VERSION: u32 = 1;
+/// Version of every layout in this crate; maps are pinned below a folder of this name (`v2`).
+///
+/// 2: values of `pol` and `ranges` have a candidate a tier; flags of sets that say what need not be asked.
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The host veth of slot *n* has interface index `SLOT_IFINDEX_BASE + n`, so an index is an array
 /// index: no hash and no program per veth. Automatic indexes start at 1 and never get here.

@@ -1,4 +1,7 @@
 //! Compiled policy.
+//!
+//! ICMP has no ports: type × 256 + code stands where they do, and always in `ranges`, where a type is a
+//! prefix of 8 bits (in `pol`, port 0 would be type 0, code 0 as well as any).
 
 /// Key of map `pol`. A judgement makes at most six look-ups: {peer, any} × {port and protocol,
 /// protocol with any port, any protocol}.
@@ -9,7 +12,7 @@ pub struct PolicyKey {
     pub set: u32,
     /// Who the other side is: [`peer`].
     pub peer: u32,
-    /// The destination port, network byte order; 0 with `proto` set: any port, or see
+    /// The destination port of TCP, UDP or SCTP, network byte order; 0: any, and see
     /// [`PolicyValue::range_id`].
     pub port: u16,
     /// IP protocol; 0: any.
@@ -20,31 +23,73 @@ pub struct PolicyKey {
     pub reserved: u32,
 }
 
-/// Value of maps `pol` and `ranges`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PolicyValue {
-    /// The higher wins among the entries that match.
-    pub precedence: u32,
-    /// Which rule this came from, for denial records and explanations.
-    pub rule: u32,
-    /// With port 0: not 0 means that the port must also be found in `ranges` under this id, and the
-    /// verdict stands there.
-    pub range_id: u32,
-    /// [`verdict`].
-    pub verdict: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+/// How many tiers of rules there are: administrators' rules, owners' policies, administrators' defaults.
+pub const TIERS: usize = 3;
+
+/// Values of the index of [`PolicyValue::tiers`], in the order in which tiers are asked.
+pub mod tier {
+    /// Administrators' rules.
+    pub const ADMIN: usize = 0;
+    /// Owners' policies.
+    pub const POLICY: usize = 1;
+    /// Administrators' defaults.
+    pub const BASELINE: usize = 2;
 }
 
-/// Values of [`PolicyValue::verdict`].
+/// Value of maps `pol` and `ranges`: the winner a tier among the rules of this key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyValue {
+    /// A [`Candidate`] a tier. Of all entries that match a packet, the greatest of each tier counts.
+    pub tiers: [u64; TIERS],
+    /// With port 0: not 0 means that the port is to be looked for in `ranges` under this id too.
+    pub range_id: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The unpacked form of a word of [`PolicyValue::tiers`]: `rank:30 | verdict:2 | rule:32`. The compiler
+/// resolves precedence to ranks that are unique within a set, so that comparing words compares rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The rule's place among all rules of its set, from 1; 30 bits.
+    pub rank: u32,
+    /// [`verdict`].
+    pub verdict: u8,
+    /// Which rule it is, for records and explanations.
+    pub rule: u32,
+}
+
+impl Candidate {
+    /// The largest [`Candidate::rank`].
+    pub const MAX_RANK: u32 = (1 << 30) - 1;
+
+    /// Packs the three; bits of `rank` above 30 and of `verdict` above 2 are cut.
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        let order = (self.rank << 2) | (self.verdict as u32 & 3);
+        ((order as u64) << 32) | self.rule as u64
+    }
+
+    /// The reverse of [`Candidate::pack`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        let order = (word >> 32) as u32;
+        Self { rank: order >> 2, verdict: (order & 3) as u8, rule: word as u32 }
+    }
+}
+
+/// Values of [`Candidate::verdict`].
 pub mod verdict {
-    /// Refuse.
-    pub const DENY: u8 = 0;
-    /// Allow.
+    /// There is no rule: the word is 0.
+    pub const NONE: u8 = 0;
+    /// Let through.
     pub const ALLOW: u8 = 1;
-    /// This entry decides nothing (the range table does).
-    pub const NONE: u8 = 2;
+    /// Refuse.
+    pub const DENY: u8 = 2;
+    /// Leave it to the next tier.
+    pub const PASS: u8 = 3;
 }
 
 /// Values of [`PolicyKey::peer`].
@@ -102,6 +147,6 @@ pub struct CidrKey4 {
 }
 
 const _: () = assert!(size_of::<PolicyKey>() == 16);
-const _: () = assert!(size_of::<PolicyValue>() == 16);
+const _: () = assert!(size_of::<PolicyValue>() == 32);
 const _: () = assert!(size_of::<RangeKey>() == 12);
 const _: () = assert!(size_of::<CidrKey4>() == 8);

@@ -69,8 +69,8 @@ impl Endpoints {
         Ok((head, unsafe { self.at(slot)?.as_ptr().read_volatile() }))
     }
 
-    /// Puts or changes an endpoint; returns its new generation.
-    pub(crate) fn put(&mut self, endpoint: &Endpoint) -> Result<u32, DatapathError> {
+    /// Puts or changes an endpoint, whose policy set gives it more [`flag`]s; returns its new generation.
+    pub(crate) fn put(&mut self, endpoint: &Endpoint, of_set: u8) -> Result<u32, DatapathError> {
         let slot = endpoint.slot;
         let (head, old) = self.read(slot)?;
         let same = head.flags & flag::ACTIVE != 0 && old.ip4 == wire(endpoint.ip) && old.mac == endpoint.mac.0;
@@ -91,7 +91,7 @@ impl Endpoints {
             }
         }
         let generation = next(head.generation);
-        let head = Head { generation, policy_set: endpoint.set.0, flags: flags(endpoint) };
+        let head = Head { generation, policy_set: endpoint.set.0, flags: flags(endpoint) | of_set };
         self.head(slot)?.store(head.pack(), Ordering::Release);
         Ok(generation)
     }

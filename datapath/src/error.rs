@@ -37,6 +37,14 @@ pub enum DatapathError {
         /// Why.
         source: aya::maps::MapError,
     },
+    /// A map could not be written.
+    #[error("map {map}: {source}")]
+    MapWrite {
+        /// Which.
+        map: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// A map has no room for another entry.
     #[error("map {map} is full ({capacity} entries): {what} was not put in force")]
     MapFull {

@@ -19,7 +19,9 @@ mod pod;
 mod probe;
 mod sets;
 mod surroundings;
+mod table;
 mod tc;
+mod writes;
 
 pub use attach::Attached;
 pub use denials::DenialReader;

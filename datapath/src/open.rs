@@ -10,6 +10,7 @@ use crate::pins::Pins;
 use crate::pod::Raw;
 use crate::sets::Sets;
 use crate::surroundings::{SurroundingsMaps, wire};
+use crate::writes::Writes;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
@@ -28,6 +29,7 @@ pub struct Datapath {
     sets: Sets,
     surroundings: SurroundingsMaps,
     counters: PerCpuArray<MapData, u64>,
+    writes: Writes,
 }
 
 /// What [`Datapath::apply`] did.
@@ -73,12 +75,17 @@ impl Datapath {
         let mut datapath = Self {
             host: map(&mut programs, "host")?,
             endpoints: Endpoints::map(map_data(&mut programs, "ep")?.fd())?,
-            sets: Sets::new(map(&mut programs, "pol")?, map(&mut programs, "ranges")?, map(&mut programs, "cidr4")?)?,
+            sets: Sets::new(
+                take(&mut programs, "pol")?,
+                take(&mut programs, "ranges")?,
+                take(&mut programs, "cidr4")?,
+            )?,
             surroundings: SurroundingsMaps {
                 peers: map(&mut programs, "peers4")?,
                 addresses: map(&mut programs, "host4")?,
             },
             counters: map(&mut programs, "counters")?,
+            writes: Writes::default(),
             pins,
             programs,
         };
@@ -116,17 +123,22 @@ impl Datapath {
         match op {
             MapOp::PutSet(id, set) => {
                 self.check_free(*id)?;
-                report.entries_written += self.sets.put(*id, set)?;
+                report.entries_written += self.sets.put(*id, set, &mut self.writes)?;
             }
             MapOp::RemoveSet(id) => {
                 self.check_free(*id)?;
-                report.entries_removed += self.sets.remove(*id)?;
+                report.entries_removed += self.sets.remove(*id, &mut self.writes)?;
             }
             MapOp::PutEndpoint(endpoint) => {
                 self.check_set(endpoint)?;
-                report.generations.insert(endpoint.slot, self.endpoints.put(endpoint)?);
+                let generation = self.endpoints.put(endpoint, self.sets.flags(endpoint.set))?;
+                report.generations.insert(endpoint.slot, generation);
+                self.writes.done();
             }
-            MapOp::RemoveEndpoint(slot) => self.endpoints.remove(*slot)?,
+            MapOp::RemoveEndpoint(slot) => {
+                self.endpoints.remove(*slot)?;
+                self.writes.done();
+            }
             MapOp::Barrier => wait_for_programs()?,
             MapOp::PutPeer(subnet, peer) => self.surroundings.put_peer(*subnet, peer)?,
             MapOp::RemovePeer(subnet) => self.surroundings.remove_peer(*subnet)?,
@@ -134,6 +146,13 @@ impl Datapath {
             MapOp::RemoveHostAddress(ip) => self.surroundings.remove_address(*ip)?,
         }
         Ok(())
+    }
+
+    /// Cuts map writes into pieces of `every` entries, and calls `watcher` after each piece and each endpoint:
+    /// for tests, which look at the data plane as it is when a writer dies there.
+    #[doc(hidden)]
+    pub fn watch_writes(&mut self, every: usize, watcher: Box<dyn FnMut() + Send>) {
+        self.writes.watch(every, watcher);
     }
 
     /// Only a set that no endpoint is judged by may change.

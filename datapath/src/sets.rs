@@ -3,142 +3,132 @@
 use crate::encode::{Encoded, encode};
 use crate::error::DatapathError;
 use crate::pod::Raw;
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, MapData, MapError};
+use crate::table::{Prefix, Table};
+use crate::writes::Writes;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{HashMap, Map, MapData, MapError};
 use std::collections::BTreeMap;
-use weft_abi::{CidrKey4, PolicyKey, PolicyValue, RangeKey, capacity};
+use weft_abi::{CidrKey4, PolicyKey, PolicyValue, RangeKey, capacity, flag};
 use weft_model::datapath::SetId;
 use weft_model::policy::PolicySet;
 
-/// Which entries belong to a set: a map cannot be asked.
+/// What is known of a set that has entries: a map cannot be asked.
 #[derive(Debug, Default)]
-struct Keys {
+struct Known {
     policies: Vec<PolicyKey>,
-    ranges: Vec<(RangeKey, u32)>,
-    classes: Vec<(CidrKey4, u32)>,
+    ranges: Vec<Prefix<RangeKey>>,
+    classes: Vec<Prefix<CidrKey4>>,
+    /// [`Encoded::flags`].
+    flags: u8,
+}
+
+impl Known {
+    /// A set that was found: it may have any kind of rule.
+    fn found() -> Self {
+        Self { flags: flag::INGRESS_TIERS | flag::EGRESS_RULES, ..Self::default() }
+    }
+
+    fn len(&self) -> usize {
+        self.policies.len() + self.ranges.len() + self.classes.len()
+    }
 }
 
 /// The three maps that policy sets are written to.
 pub(crate) struct Sets {
-    policies: HashMap<MapData, Raw<PolicyKey>, Raw<PolicyValue>>,
-    ranges: LpmTrie<MapData, Raw<RangeKey>, Raw<PolicyValue>>,
-    classes: LpmTrie<MapData, Raw<CidrKey4>, u32>,
-    keys: BTreeMap<u32, Keys>,
+    policies: Table<PolicyKey, PolicyValue>,
+    ranges: Table<Prefix<RangeKey>, PolicyValue>,
+    classes: Table<Prefix<CidrKey4>, u32>,
+    known: BTreeMap<u32, Known>,
 }
 
 impl Sets {
-    /// Takes the maps and looks what is in them.
-    pub(crate) fn new(
-        policies: HashMap<MapData, Raw<PolicyKey>, Raw<PolicyValue>>,
-        ranges: LpmTrie<MapData, Raw<RangeKey>, Raw<PolicyValue>>,
-        classes: LpmTrie<MapData, Raw<CidrKey4>, u32>,
-    ) -> Result<Self, DatapathError> {
-        let mut keys: BTreeMap<u32, Keys> = BTreeMap::new();
-        for key in policies.keys() {
+    /// Takes the maps `pol`, `ranges` and `cidr4`, and looks what is in them.
+    pub(crate) fn new(policies: Map, ranges: Map, classes: Map) -> Result<Self, DatapathError> {
+        let mut sets = Self {
+            policies: Table::new(policies, "pol", capacity::POL),
+            ranges: Table::new(ranges, "ranges", capacity::RANGES),
+            classes: Table::new(classes, "cidr4", capacity::CIDR4),
+            known: BTreeMap::new(),
+        };
+        sets.look().map_err(|(map, source)| DatapathError::Map { map, source })?;
+        Ok(sets)
+    }
+
+    fn look(&mut self) -> Result<(), (&'static str, MapError)> {
+        let Self { policies, ranges, classes, known } = self;
+        let failed = |map| move |source| (map, source);
+        let map: HashMap<&MapData, Raw<PolicyKey>, Raw<PolicyValue>> =
+            policies.map().try_into().map_err(failed("pol"))?;
+        for key in map.keys() {
             let Raw(key) = key.map_err(failed("pol"))?;
-            keys.entry(key.set).or_default().policies.push(key);
+            of(known, key.set).policies.push(key);
         }
-        for key in ranges.keys() {
+        let map: LpmTrie<&MapData, Raw<RangeKey>, Raw<PolicyValue>> =
+            ranges.map().try_into().map_err(failed("ranges"))?;
+        for key in map.keys() {
             let key = key.map_err(failed("ranges"))?;
             let (Raw(data), bits) = (key.data(), key.prefix_len());
-            keys.entry(u32::from_be(data.set)).or_default().ranges.push((data, bits));
+            of(known, u32::from_be(data.set)).ranges.push(Prefix { bits, data });
         }
-        for key in classes.keys() {
+        let map: LpmTrie<&MapData, Raw<CidrKey4>, u32> = classes.map().try_into().map_err(failed("cidr4"))?;
+        for key in map.keys() {
             let key = key.map_err(failed("cidr4"))?;
             let (Raw(data), bits) = (key.data(), key.prefix_len());
-            keys.entry(u32::from_be(data.set)).or_default().classes.push((data, bits));
-        }
-        Ok(Self { policies, ranges, classes, keys })
-    }
-
-    /// The sets that have entries. A set without any rule has none, and needs none.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = SetId> + '_ {
-        self.keys.keys().copied().map(SetId)
-    }
-
-    /// Writes a set nothing refers to, whole or not at all. Returns how many entries it has.
-    pub(crate) fn put(&mut self, id: SetId, set: &PolicySet) -> Result<usize, DatapathError> {
-        let encoded = encode(id, set)?;
-        self.remove(id)?;
-        // Known before the first entry is written, so that a failure is cleaned up.
-        self.keys.insert(
-            id.0,
-            Keys {
-                policies: encoded.policies.keys().copied().collect(),
-                ranges: encoded.ranges.keys().copied().collect(),
-                classes: encoded.classes.keys().copied().collect(),
-            },
-        );
-        if let Err(error) = self.write(id, &encoded) {
-            self.remove(id)?;
-            return Err(error);
-        }
-        Ok(encoded.policies.len() + encoded.ranges.len() + encoded.classes.len())
-    }
-
-    fn write(&mut self, id: SetId, encoded: &Encoded) -> Result<(), DatapathError> {
-        for ((key, bits), class) in &encoded.classes {
-            let written = self.classes.insert(&Key::new(*bits, Raw(*key)), class, 0);
-            written.map_err(full("cidr4", capacity::CIDR4, id))?;
-        }
-        for ((key, bits), value) in &encoded.ranges {
-            let written = self.ranges.insert(&Key::new(*bits, Raw(*key)), Raw(*value), 0);
-            written.map_err(full("ranges", capacity::RANGES, id))?;
-        }
-        for (key, value) in &encoded.policies {
-            let written = self.policies.insert(Raw(*key), Raw(*value), 0);
-            written.map_err(full("pol", capacity::POL, id))?;
+            of(known, u32::from_be(data.set)).classes.push(Prefix { bits, data });
         }
         Ok(())
     }
 
+    /// The sets that have entries. A set without any rule has none, and needs none.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = SetId> + '_ {
+        self.known.keys().copied().map(SetId)
+    }
+
+    /// [`weft_abi::flag`]s that a set gives its endpoints.
+    pub(crate) fn flags(&self, id: SetId) -> u8 {
+        self.known.get(&id.0).map_or(0, |known| known.flags)
+    }
+
+    /// Writes a set nothing refers to, whole or not at all. Returns how many entries it has.
+    pub(crate) fn put(&mut self, id: SetId, set: &PolicySet, writes: &mut Writes) -> Result<usize, DatapathError> {
+        let encoded = encode(id, set)?;
+        self.remove(id, writes)?;
+        let written = self.write(id, &encoded, writes);
+        // Also what was not written, so that a failure is cleaned up.
+        let known = Known {
+            policies: encoded.policies.keys,
+            ranges: encoded.ranges.keys,
+            classes: encoded.classes.keys,
+            flags: encoded.flags,
+        };
+        let count = known.len();
+        self.known.insert(id.0, known);
+        if let Err(error) = written {
+            self.remove(id, writes)?;
+            return Err(error);
+        }
+        Ok(count)
+    }
+
+    fn write(&mut self, id: SetId, encoded: &Encoded, writes: &mut Writes) -> Result<(), DatapathError> {
+        let what = || format!("policy set {}", id.0);
+        self.classes.write(&encoded.classes, writes, what)?;
+        self.ranges.write(&encoded.ranges, writes, what)?;
+        self.policies.write(&encoded.policies, writes, what)
+    }
+
     /// Removes a set nothing refers to any more. Returns how many entries it had.
-    pub(crate) fn remove(&mut self, id: SetId) -> Result<usize, DatapathError> {
-        let Some(keys) = self.keys.get(&id.0) else { return Ok(0) };
-        for key in &keys.policies {
-            gone(self.policies.remove(&Raw(*key)), "pol")?;
-        }
-        for (key, bits) in &keys.ranges {
-            gone(self.ranges.remove(&Key::new(*bits, Raw(*key))), "ranges")?;
-        }
-        for (key, bits) in &keys.classes {
-            gone(self.classes.remove(&Key::new(*bits, Raw(*key))), "cidr4")?;
-        }
-        let count = keys.policies.len() + keys.ranges.len() + keys.classes.len();
-        self.keys.remove(&id.0);
+    pub(crate) fn remove(&mut self, id: SetId, writes: &mut Writes) -> Result<usize, DatapathError> {
+        let Some(known) = self.known.get(&id.0) else { return Ok(0) };
+        self.policies.remove(&known.policies, writes)?;
+        self.ranges.remove(&known.ranges, writes)?;
+        self.classes.remove(&known.classes, writes)?;
+        let count = known.len();
+        self.known.remove(&id.0);
         Ok(count)
     }
 }
 
-/// An entry that is not there is removed.
-fn gone(result: Result<(), MapError>, map: &'static str) -> Result<(), DatapathError> {
-    match result {
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(failed(map)),
-    }
-}
-
-fn failed(map: &'static str) -> impl Fn(MapError) -> DatapathError {
-    move |source| DatapathError::Map { map, source }
-}
-
-fn full(map: &'static str, capacity: u32, id: SetId) -> impl Fn(MapError) -> DatapathError {
-    move |source| full_or_failed(map, capacity, source, || format!("policy set {}", id.0))
-}
-
-/// Hash maps say E2BIG when they are full, tries ENOSPC.
-pub(crate) fn full_or_failed(
-    map: &'static str,
-    capacity: u32,
-    source: MapError,
-    what: impl FnOnce() -> String,
-) -> DatapathError {
-    match &source {
-        MapError::SyscallError(error)
-            if matches!(error.io_error.raw_os_error(), Some(nix::libc::E2BIG | nix::libc::ENOSPC)) =>
-        {
-            DatapathError::MapFull { map, capacity, what: what() }
-        }
-        _ => DatapathError::Map { map, source },
-    }
+fn of(known: &mut BTreeMap<u32, Known>, set: u32) -> &mut Known {
+    known.entry(set).or_insert_with(Known::found)
 }

@@ -2,7 +2,6 @@
 
 use crate::error::DatapathError;
 use crate::pod::Raw;
-use crate::sets::full_or_failed;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData, MapError};
 use ipnetwork::Ipv4Network;
@@ -88,5 +87,17 @@ fn gone(result: Result<(), MapError>, map: &'static str) -> Result<(), DatapathE
     match result {
         Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(|source| DatapathError::Map { map, source }),
+    }
+}
+
+/// Hash maps say E2BIG when they are full, tries ENOSPC.
+fn full_or_failed(map: &'static str, capacity: u32, source: MapError, what: impl FnOnce() -> String) -> DatapathError {
+    match &source {
+        MapError::SyscallError(error)
+            if matches!(error.io_error.raw_os_error(), Some(nix::libc::E2BIG | nix::libc::ENOSPC)) =>
+        {
+            DatapathError::MapFull { map, capacity, what: what() }
+        }
+        _ => DatapathError::Map { map, source },
     }
 }

@@ -78,7 +78,7 @@ fn workload_programs_outlive_us_and_are_recognised() {
     assert_eq!(next.attach_workload(&veth).unwrap(), Attached::Unchanged);
     assert_eq!(programs("w5"), attached);
     // With other maps they are not: theirs are nobody's any more.
-    std::fs::remove_file(folder.join("v1/maps/pol")).unwrap();
+    std::fs::remove_file(maps(&folder).join("pol")).unwrap();
     let mut other = Datapath::open(&folder, &host()).unwrap();
     assert!(!other.workload_attached(&veth).unwrap());
     assert_eq!(other.attach_workload(&veth).unwrap(), Attached::Changed);
@@ -126,7 +126,7 @@ fn links_of_vtep_and_underlay_are_taken_over() {
     assert_eq!(next.attach_vtep(&vtep).unwrap(), Attached::Unchanged);
     assert_eq!(next.foreign_tcx(&vtep).unwrap(), Vec::<String>::new());
     // Another version: the link stays, its program changes.
-    std::fs::remove_file(folder.join("v1/maps/peers4")).unwrap();
+    std::fs::remove_file(maps(&folder).join("peers4")).unwrap();
     let mut other = Datapath::open(&folder, &host()).unwrap();
     let link = link_of(attached.1[0].1);
     assert_eq!(other.attach_underlay(&underlay).unwrap(), Attached::Changed);
@@ -146,7 +146,7 @@ fn links_of_vtep_and_underlay_are_taken_over() {
     assert_eq!(programs("under.1").len(), 1);
     wait_for_none("was");
     // A pin removed by hand detaches; that is seen and healed.
-    std::fs::remove_file(folder.join("v1/links/to_overlay@vx")).unwrap();
+    std::fs::remove_file(maps(&folder).with_file_name("links").join("to_overlay@vx")).unwrap();
     assert_eq!(other.attach_vtep(&vtep).unwrap(), Attached::Changed);
     assert_eq!(programs("vx").len(), 2);
     other.detach(&vtep).unwrap();
@@ -199,7 +199,7 @@ fn connections_and_generations_are_made_anew_together() {
     let bench = Bench::new(vec![]);
     let Bench { datapath, folder, .. } = bench;
     drop(datapath);
-    std::fs::remove_file(folder.join("v1/maps/ct_half4")).unwrap();
+    std::fs::remove_file(maps(&folder).join("ct_half4")).unwrap();
     let next = Datapath::open(&folder, &host()).unwrap();
     assert!(next.endpoints().is_empty());
     assert_eq!(next.surroundings().unwrap().peers.len(), 3);
@@ -208,10 +208,10 @@ fn connections_and_generations_are_made_anew_together() {
 #[test]
 fn a_map_that_does_not_fit_is_replaced() {
     let folder = isolate();
-    std::fs::create_dir_all(folder.join("v1/maps")).unwrap();
+    std::fs::create_dir_all(maps(&folder)).unwrap();
     run(&format!(
-        "bpftool map create {}/v1/maps/peers4 type hash key 4 value 4 entries 8 name peers4",
-        folder.display()
+        "bpftool map create {}/peers4 type hash key 4 value 4 entries 8 name peers4",
+        maps(&folder).display()
     ));
     let mut datapath = Datapath::open(&folder, &host()).unwrap();
     let peer =

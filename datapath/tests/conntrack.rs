@@ -201,7 +201,7 @@ fn icmp_errors_pass_if_they_quote_a_known_flow() {
 /// Ages the only entry of a connection table by so many seconds.
 fn age(bench: &Bench, table: &str, seconds: u64) {
     use aya::maps::{HashMap, Map, MapData};
-    let data = MapData::from_pin(bench.folder.join("v1/maps").join(table)).unwrap();
+    let data = MapData::from_pin(maps(&bench.folder).join(table)).unwrap();
     let mut map: HashMap<_, [u8; 16], [u8; 24]> = HashMap::try_from(Map::LruHashMap(data)).unwrap();
     let keys: Vec<_> = map.keys().map(Result::unwrap).collect();
     let [key] = keys[..] else { panic!("{} entries in {table}", keys.len()) };

@@ -5,7 +5,9 @@ mod common;
 use common::frame::*;
 use common::*;
 use std::net::Ipv4Addr;
-use weft_model::policy::{Direction, Isolation, Peer, Protocol, Rule, Traffic, Verdict, isolated};
+use weft_model::policy::{
+    Direction, Isolation, Peer, Precedence, Protocol, Rule, Tier, Traffic, Transport, Verdict, isolated,
+};
 
 fn syn(source: Ipv4Addr, port: u16) -> Vec<u8> {
     received(&tcp(source, OWN, (40000, port), SYN, b""))
@@ -25,6 +27,113 @@ fn policy_allows_a_tag_on_its_port_and_nothing_else() {
         assert_eq!(bench.arrive(&datagram(port), 7).verdict, verdict, "udp {port}");
     }
     bench.expect("policy", DROP, |b| b.arrive(&received(&icmp(REMOTE, OWN, 8, 0, 1, b"")), 7));
+}
+
+/// An SCTP packet with its ports and an INIT chunk.
+fn sctp(ports: (u16, u16)) -> Vec<u8> {
+    let mut packet = ports.0.to_be_bytes().to_vec();
+    packet.extend(ports.1.to_be_bytes());
+    packet.extend([0; 8]);
+    packet.extend([1, 0, 0, 20]);
+    packet.extend([0; 16]);
+    received(&ipv4(REMOTE, OWN, 132, 0, &packet))
+}
+
+#[test]
+fn sctp_has_ports() {
+    let few = rule(Direction::Ingress, tag_peer(7), ports(Transport::Sctp, 3868, 3868));
+    let many = Rule { id: 2, ..rule(Direction::Ingress, tag_peer(7), ports(Transport::Sctp, 5000, 6000)) };
+    let bench = Bench::new(vec![few, many]);
+    for (port, verdict) in [(3868, PASS), (3869, DROP), (5000, PASS), (6000, PASS), (6001, DROP)] {
+        assert_eq!(bench.arrive(&sctp((40000, port)), 7).verdict, verdict, "sctp {port}");
+    }
+    bench.expect("policy", DROP, |b| b.arrive(&syn(REMOTE, 3868), 7));
+    // Too short for its header: no ports to judge by.
+    bench.expect("malformed", DROP, |b| b.arrive(&received(&ipv4(REMOTE, OWN, 132, 0, &[0; 11])), 7));
+}
+
+#[test]
+fn icmp_is_judged_by_type_and_code() {
+    let message = |kind, code| received(&icmp(REMOTE, OWN, kind, code, 9, b""));
+    let icmp = |kind, code| rule(Direction::Ingress, tag_peer(7), Traffic::Icmp { kind, code });
+    let mut bench = Bench::new(vec![icmp(8, Some(0)), icmp(13, None), icmp(0, Some(3))]);
+    for (kind, code, reason, verdict) in
+        [(8, 0, "passed", PASS), (8, 1, "policy", DROP), (13, 0, "passed", PASS), (13, 255, "passed", PASS)]
+    {
+        bench.expect(reason, verdict, |b| b.arrive(&message(kind, code), 7));
+    }
+    for (kind, code, reason, verdict) in
+        [(12, 255, "policy", DROP), (14, 0, "policy", DROP), (0, 3, "passed", PASS), (0, 4, "policy", DROP)]
+    {
+        bench.expect(reason, verdict, |b| b.arrive(&message(kind, code), 7));
+    }
+    bench.expect("policy", DROP, |b| b.arrive(&syn(REMOTE, 0x0800), 7));
+    // A flow of echoes is judged again as what opened it.
+    bench.rules(vec![icmp(8, Some(0))]);
+    bench.expect("passed", PASS, |b| b.arrive(&message(8, 0), 7));
+    bench.rules(vec![icmp(13, None)]);
+    bench.expect("revoked", DROP, |b| b.arrive(&message(8, 0), 7));
+}
+
+/// Of ICMP only echoes have an identifier: other messages must not pass as a flow of echoes without one.
+#[test]
+fn an_allowed_ping_lets_no_other_message_in() {
+    let bench = Bench::new(vec![rule(Direction::Ingress, tag_peer(7), Traffic::Icmp { kind: 8, code: Some(0) })]);
+    let message = |kind, code| received(&icmp(REMOTE, OWN, kind, code, 0, b""));
+    bench.expect("passed", PASS, |b| b.arrive(&message(8, 0), 7));
+    bench.expect("passed", PASS, |b| b.out(&sent(&icmp(OWN, REMOTE, 0, 0, 0, b""))));
+    bench.expect("passed", PASS, |b| b.arrive(&message(8, 0), 7));
+    for (kind, code) in [(13, 0), (5, 1), (17, 0), (8, 1), (0, 1)] {
+        bench.expect("policy", DROP, |b| b.arrive(&message(kind, code), 7));
+    }
+}
+
+#[test]
+fn administrators_rules_come_before_and_after_the_owners() {
+    let at = |tier, priority| Precedence { tier, priority };
+    let tcp_80 = |id, peer, precedence, verdict| Rule {
+        id,
+        precedence,
+        verdict,
+        ..rule(Direction::Ingress, peer, ports(Transport::Tcp, 80, 80))
+    };
+    let mut bench = Bench::new(vec![
+        tcp_80(1, tag_peer(9), at(Tier::Admin, 3), Verdict::Pass),
+        tcp_80(2, tag_peer(7), at(Tier::Admin, 2), Verdict::Deny),
+        tcp_80(3, tag_peer(8), at(Tier::Admin, 2), Verdict::Allow),
+        tcp_80(4, Peer::Any, at(Tier::Admin, 1), Verdict::Pass),
+        tcp_80(5, tag_peer(7), at(Tier::Policy, 1), Verdict::Allow),
+        tcp_80(6, tag_peer(9), at(Tier::Policy, 1), Verdict::Allow),
+        tcp_80(7, tag_peer(10), at(Tier::Baseline, 1), Verdict::Deny),
+    ]);
+    // Deny before the owners' allow; allow without one; pass on to it; and the owners' silence is a no.
+    for (tag, verdict) in [(7, DROP), (8, PASS), (9, PASS), (10, DROP), (11, DROP)] {
+        assert_eq!(bench.arrive(&syn(REMOTE, 80), tag).verdict, verdict, "isolated, tag {tag}");
+    }
+    bench.change(|endpoint| endpoint.isolated = false);
+    for (tag, verdict) in [(7, DROP), (8, PASS), (9, PASS), (10, DROP), (11, PASS)] {
+        assert_eq!(bench.arrive(&syn(REMOTE, 80), tag).verdict, verdict, "not isolated, tag {tag}");
+    }
+}
+
+#[test]
+fn networks_inside_networks() {
+    let cidr = |id, text: &str, verdict| Rule {
+        id,
+        verdict,
+        ..rule(Direction::Ingress, Peer::Cidr(text.parse().unwrap()), ports(Transport::Tcp, 80, 80))
+    };
+    let bench = Bench::new(vec![
+        cidr(1, "198.51.0.0/16", Verdict::Allow),
+        cidr(2, "198.51.100.0/24", Verdict::Deny),
+        Rule { precedence: Precedence::policy(200), ..cidr(3, "198.51.100.128/25", Verdict::Allow) },
+        cidr(4, "198.51.100.200/32", Verdict::Deny),
+    ]);
+    let from = |last_two: [u8; 2]| bench.arrive(&syn(Ipv4Addr::new(198, 51, last_two[0], last_two[1]), 80), 0).verdict;
+    assert_eq!(from([1, 1]), PASS, "the wide network alone");
+    assert_eq!(from([100, 1]), DROP, "denied inside it");
+    assert_eq!(from([100, 129]), PASS, "a higher precedence inside that");
+    assert_eq!(from([100, 200]), PASS, "the longest prefix alone decides nothing");
 }
 
 /// One source of the table: how its packets look, and whether they pass when the workload is
@@ -130,7 +239,10 @@ fn egress_rules_deny_and_a_higher_precedence_wins() {
         verdict: Verdict::Deny,
         ..rule(Direction::Egress, Peer::Cidr("198.51.100.0/24".parse().unwrap()), Traffic::All)
     };
-    let exception = Rule { precedence: 200, ..rule(Direction::Egress, Peer::Any, ports(Protocol::Tcp, 443, 443)) };
+    let exception = Rule {
+        precedence: Precedence::policy(200),
+        ..rule(Direction::Egress, Peer::Any, ports(Protocol::Tcp, 443, 443))
+    };
     let bench = Bench::new(vec![deny, exception]);
     let syn = |to, port| sent(&tcp(OWN, to, (40000, port), SYN, b""));
     bench.expect("policy", DROP, |b| b.out(&syn(OUTSIDE, 80)));

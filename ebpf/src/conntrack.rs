@@ -9,7 +9,7 @@ use crate::identity::Identity;
 use crate::judge::{Request, Ruling, judge};
 use crate::local::Local;
 use crate::maps::{CT_EST4, CT_HALF4};
-use crate::packet::{Packet, tcp};
+use crate::packet::{Packet, icmp_port, tcp};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use weft_abi::{Conn, ConnKey4, Reason, conn_flag, direction, flag, proto, tcp_state};
 
@@ -46,7 +46,7 @@ fn now() -> u32 {
 pub(crate) fn pass(passage: &Passage<'_>) -> Result<(), Refusal> {
     let key = passage.key();
     let now = now();
-    if passage.packet.is_syn() {
+    if passage.packet.is_syn() || !passage.packet.belongs_to_flow() {
         // An address may have been given to somebody else: who opens is always judged.
         return open(passage, &key, now, false);
     }
@@ -131,8 +131,7 @@ impl Passage<'_> {
     fn request(&self) -> Request {
         let packet = self.packet;
         let remote = if self.direction == direction::INGRESS { packet.source } else { packet.destination };
-        let port = service_port(packet.proto, packet.destination_port);
-        self.request_of(self.direction, remote, port, self.identity)
+        self.request_of(self.direction, remote, packet.asked_port(), self.identity)
     }
 
     #[inline(always)]
@@ -154,12 +153,6 @@ impl Passage<'_> {
 #[inline(always)]
 fn identity(conn: &Conn) -> Identity {
     Identity { tag: conn.remote_tag, own_host: conn.flags & conn_flag::OWN_HOST != 0 }
-}
-
-/// The identifier of an ICMP echo stands where ports do, but no rule names it.
-#[inline(always)]
-fn service_port(proto: u8, port: u16) -> u16 {
-    if proto == proto::ICMP { 0 } else { port }
 }
 
 /// A packet of a known flow.
@@ -194,7 +187,12 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, est
 fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32) -> Result<(), Refusal> {
     let local_opened = conn.flags & conn_flag::LOCAL_OPENED != 0;
     let opened = if local_opened { direction::EGRESS } else { direction::INGRESS };
-    let port = service_port(key.proto, if local_opened { key.remote_port } else { key.local_port });
+    // Of ICMP only echo requests open flows, and their identifier stands where ports do.
+    let port = match key.proto {
+        proto::ICMP => icmp_port(8, 0),
+        _ if local_opened => key.remote_port,
+        _ => key.local_port,
+    };
     let request = passage.request_of(opened, key.remote, port, identity(conn));
     let Ruling { rule, refused } = judge(&request);
     let allowed = refused == Reason::Passed as u8;

@@ -1,10 +1,12 @@
-//! The judgement, for both directions; `model::policy::judge` is what it is held against.
+//! The judgement, for both directions; `model::policy::evaluate` is what it is held against.
 
 use crate::identity::{Identity, Parties, Remote, opener, target};
 use crate::local::host;
 use crate::maps::{EP, POL, RANGES};
 use aya_ebpf::maps::lpm_trie::Key;
-use weft_abi::{PolicyKey, PolicyValue, RangeKey, Reason, direction, flag, peer, proto, verdict};
+use weft_abi::{
+    Candidate, PolicyKey, PolicyValue, RangeKey, Reason, TIERS, direction, flag, peer, proto, tier, verdict,
+};
 
 /// A connection as its opener asked for it, to or from an endpoint as its head was read.
 #[repr(C)]
@@ -13,7 +15,7 @@ pub(crate) struct Request {
     pub(crate) slot: u32,
     pub(crate) policy_set: u32,
     pub(crate) remote: u32,
-    /// The port asked for, network byte order; 0 where the protocol has none.
+    /// The port asked for, network byte order; ICMP: type and code; 0 where the protocol has none.
     pub(crate) port: u16,
     /// The identity's.
     pub(crate) tag: u16,
@@ -77,17 +79,21 @@ unsafe extern "C" fn weft_judge(request: *const Request) -> u64 {
 
 #[inline(always)]
 fn rule(parties: &Parties, request: &Request) -> Ruling {
-    let (remote, otherwise) = if request.direction == direction::INGRESS {
-        if !request.has(flag::ISOLATED) {
+    let ingress = request.direction == direction::INGRESS;
+    let (remote, otherwise) = if ingress {
+        if !request.has(flag::ISOLATED | flag::INGRESS_TIERS) {
             return Ruling::OPEN;
         }
         let identity = Identity { tag: request.tag, own_host: request.own_host != 0 };
         match opener(parties, request.remote, identity) {
             Remote::Itself | Remote::OwnHost => return Ruling::OPEN,
             Remote::OtherHost if request.has(flag::HOSTS_MAY_REACH) => return Ruling::OPEN,
-            remote => (remote, Reason::Policy as u8),
+            remote => (remote, Reason::Passed as u8),
         }
     } else {
+        if !request.has(flag::EGRESS_RULES | flag::HOST_LISTED_ONLY) {
+            return Ruling::OPEN;
+        }
         let remote = target(parties, request.remote);
         let closed = remote == Remote::OwnHost && request.has(flag::HOST_LISTED_ONLY);
         (remote, if closed { Reason::HostAccess as u8 } else { Reason::Passed as u8 })
@@ -98,49 +104,48 @@ fn rule(parties: &Parties, request: &Request) -> Ruling {
         Remote::Named(name) => name,
         Remote::Itself => peer::NOBODY,
     };
-    match decide(request, name) {
-        Winner { verdict: verdict::ALLOW, rule, .. } => Ruling { rule, refused: Reason::Passed as u8 },
-        Winner { verdict: verdict::DENY, rule, .. } => Ruling { rule, refused: Reason::Policy as u8 },
-        _ => Ruling { rule: 0, refused: otherwise },
+    let winners = find(request, name);
+    if let Some(ruling) = ruling(winners[tier::ADMIN]) {
+        return ruling;
+    }
+    // Whoever is not isolated does not ask the owners who may come in.
+    if !ingress || request.has(flag::ISOLATED) {
+        let winner = winners[tier::POLICY];
+        if let Some(ruling) = ruling(winner) {
+            return ruling;
+        }
+        if ingress && winner == 0 {
+            return Ruling { rule: 0, refused: Reason::Policy as u8 };
+        }
+    }
+    ruling(winners[tier::BASELINE]).unwrap_or(Ruling { rule: 0, refused: otherwise })
+}
+
+/// What a tier's winner says; `None`: the next one is asked.
+#[inline(always)]
+fn ruling(winner: u64) -> Option<Ruling> {
+    let Candidate { verdict, rule, .. } = Candidate::unpack(winner);
+    match verdict {
+        verdict::ALLOW => Some(Ruling { rule, refused: Reason::Passed as u8 }),
+        verdict::DENY => Some(Ruling { rule, refused: Reason::Policy as u8 }),
+        _ => None,
     }
 }
 
-/// The best rule so far; a verdict of NONE: no rule.
-#[derive(Clone, Copy)]
-struct Winner {
-    precedence: u32,
-    rule: u32,
-    verdict: u8,
-}
-
-impl Winner {
-    /// Highest precedence wins, then denying, then the lower rule number.
-    #[inline(always)]
-    fn consider(&mut self, value: &PolicyValue) {
-        if value.verdict > verdict::ALLOW {
-            return;
-        }
-        let better = self.verdict == verdict::NONE
-            || value.precedence > self.precedence
-            || (value.precedence == self.precedence
-                && (value.verdict < self.verdict || (value.verdict == self.verdict && value.rule < self.rule)));
-        if better {
-            *self = Self { precedence: value.precedence, rule: value.rule, verdict: value.verdict };
-        }
-    }
-}
+/// The greatest [`Candidate`] of each tier; 0: there is none.
+type Winners = [u64; TIERS];
 
 /// At most six look-ups in `pol` and two in `ranges`, whatever the number of rules.
 #[inline(always)]
-fn decide(request: &Request, name: u32) -> Winner {
-    let mut winner = Winner { precedence: 0, rule: 0, verdict: verdict::NONE };
-    consult(request, name, &mut winner);
-    consult(request, peer::ANY, &mut winner);
-    winner
+fn find(request: &Request, name: u32) -> Winners {
+    let mut winners = [0; TIERS];
+    consult(request, name, &mut winners);
+    consult(request, peer::ANY, &mut winners);
+    winners
 }
 
 #[inline(always)]
-fn consult(request: &Request, name: u32, winner: &mut Winner) {
+fn consult(request: &Request, name: u32, winners: &mut Winners) {
     let set = request.policy_set;
     let mut key = PolicyKey {
         set,
@@ -150,30 +155,39 @@ fn consult(request: &Request, name: u32, winner: &mut Winner) {
         direction: request.direction,
         reserved: 0,
     };
-    if matches!(request.proto, proto::TCP | proto::UDP) && request.port != 0 {
-        look_up(&key, winner);
+    if matches!(request.proto, proto::TCP | proto::UDP | proto::SCTP) && request.port != 0 {
+        look_up(&key, winners);
     }
     key.port = 0;
-    let range_id = look_up(&key, winner);
+    let range_id = look_up(&key, winners);
     if range_id != 0 {
         let key = RangeKey { set: set.to_be(), range_id: range_id.to_be(), port: request.port, reserved: 0 };
         if let Some(value) = RANGES.get(Key::new(80, key)) {
-            winner.consider(value);
+            consider(value, winners);
         }
     }
     key.proto = proto::ANY;
-    look_up(&key, winner);
+    look_up(&key, winners);
 }
 
 /// The entry's range id, 0 if there is none.
 #[inline(always)]
-fn look_up(key: &PolicyKey, winner: &mut Winner) -> u32 {
+fn look_up(key: &PolicyKey, winners: &mut Winners) -> u32 {
     // SAFETY: without preallocation an element is freed after an RCU grace period, thus after us.
     match unsafe { POL.get(key) } {
         Some(value) => {
-            winner.consider(value);
+            consider(value, winners);
             value.range_id
         }
         None => 0,
+    }
+}
+
+#[inline(always)]
+fn consider(value: &PolicyValue, winners: &mut Winners) {
+    for (winner, candidate) in winners.iter_mut().zip(&value.tiers) {
+        if *candidate > *winner {
+            *winner = *candidate;
+        }
     }
 }

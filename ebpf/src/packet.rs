@@ -68,6 +68,12 @@ struct TcpTail {
     flags: u8,
 }
 
+/// What stands for the port of an ICMP message, network byte order: type × 256 + code.
+#[inline(always)]
+pub(crate) fn icmp_port(kind: u8, code: u8) -> u16 {
+    u16::from_ne_bytes([kind, code])
+}
+
 /// Where a packet stands in a fragmented datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Part {
@@ -110,12 +116,24 @@ impl Packet {
 
     #[inline(always)]
     pub(crate) fn is_echo_request(&self) -> bool {
-        self.proto == proto::ICMP && self.flags == 8
+        self.proto == proto::ICMP && self.flags == 8 && self.icmp_code == 0
     }
 
     #[inline(always)]
     pub(crate) fn is_echo(&self) -> bool {
-        self.proto == proto::ICMP && (self.flags == 8 || self.flags == 0)
+        self.proto == proto::ICMP && (self.flags == 8 || self.flags == 0) && self.icmp_code == 0
+    }
+
+    /// Whether the packet may belong to a known flow: of ICMP only echoes have an identifier to know it by.
+    #[inline(always)]
+    pub(crate) fn belongs_to_flow(&self) -> bool {
+        self.proto != proto::ICMP || self.is_echo()
+    }
+
+    /// What rules know as the port asked for, network byte order.
+    #[inline(always)]
+    pub(crate) fn asked_port(&self) -> u16 {
+        if self.proto == proto::ICMP { icmp_port(self.flags, self.icmp_code) } else { self.destination_port }
     }
 
     /// Destination unreachable, time exceeded, parameter problem.

@@ -140,7 +140,7 @@ fn endpoint(slot: Slot, want: &Wanted, set: SetId, policy: &PolicySet) -> Endpoi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Direction, Peer, Rule, Traffic, Verdict};
+    use crate::policy::{Direction, Peer, Precedence, Rule, Traffic, Verdict};
     use proptest::prelude::*;
 
     fn group(number: u8) -> Option<GroupId> {
@@ -152,7 +152,7 @@ mod tests {
             direction: Direction::Ingress,
             peer: Peer::Any,
             traffic: Traffic::Protocol(id),
-            precedence: 1,
+            precedence: Precedence::policy(1),
             verdict: Verdict::Allow,
             id: u32::from(id),
         };

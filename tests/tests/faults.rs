@@ -21,6 +21,11 @@ fn restart(lab: &mut Lab, host: &str, meanwhile: impl FnOnce(&Host)) {
     host.wait_ready(PATIENCE).unwrap();
 }
 
+/// Where links of programs are pinned.
+fn links(host: &Host) -> std::path::PathBuf {
+    host.bpf_dir().join(format!("v{}/links", weft_abi::LAYOUT_VERSION))
+}
+
 fn group_of(host: &Host, workload: &Workload) -> Option<String> {
     let endpoints = host.endpoints().unwrap();
     let found = endpoints.iter().find(|endpoint| endpoint.address == workload.ip).expect("it is known");
@@ -135,7 +140,7 @@ fn programs_removed_by_hand_are_back_within_a_second() {
             assert!(took < Duration::from_millis(1200), "{line}: healed only after {took:?}");
         }
     }
-    let pins = || std::fs::read_dir(host.bpf_dir().join("v1/links")).unwrap().map(|pin| pin.unwrap().path());
+    let pins = || std::fs::read_dir(links(host)).unwrap().map(|pin| pin.unwrap().path());
     let count = pins().count();
     assert!(count > 0, "this kernel has no TCX: the test needs 6.6");
     pins().for_each(|pin| std::fs::remove_file(pin).unwrap());
@@ -197,7 +202,7 @@ fn a_renamed_underlay_is_followed_and_the_agent_answers_all_the_while() {
     };
     rename("eth0", "ethx");
     wait::until_true("an alarm", PATIENCE, || Ok(!host.status()?.alarms.is_empty())).unwrap();
-    let pin = host.bpf_dir().join("v1/links/from_underlay@ethx");
+    let pin = links(host).join("from_underlay@ethx");
     wait::until_true("the link to be followed", PATIENCE, || Ok(pin.exists())).unwrap();
     for _ in 0..20 {
         let start = Instant::now();

@@ -6,7 +6,7 @@
 pub mod frame;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use weft_abi::SLOT_IFINDEX_BASE;
@@ -14,7 +14,7 @@ use weft_datapath::{Datapath, Outcome, Probe, Program};
 use weft_model::datapath::{DenyAction, Endpoint, Host, MapOp, PeerHost, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
-use weft_model::policy::{Direction, Peer, PolicySet, PortRange, Protocol, Rule, Traffic, Verdict};
+use weft_model::policy::{Direction, Peer, PolicySet, PortRange, Precedence, Rule, Traffic, Transport, Verdict};
 
 /// The verdict of a program that passes a packet on.
 pub const PASS: i32 = -1;
@@ -56,6 +56,11 @@ pub fn gateway_mac() -> Mac {
 
 pub fn own_mac() -> Mac {
     Mac::for_workload(OWN)
+}
+
+/// Where maps of this layout are pinned.
+pub fn maps(folder: &Path) -> PathBuf {
+    folder.join(format!("v{}/maps", weft_abi::LAYOUT_VERSION))
 }
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -115,15 +120,15 @@ pub fn endpoint() -> Endpoint {
 }
 
 pub fn rule(direction: Direction, peer: Peer, traffic: Traffic) -> Rule {
-    Rule { direction, peer, traffic, precedence: 100, verdict: Verdict::Allow, id: 1 }
+    Rule { direction, peer, traffic, precedence: Precedence::policy(100), verdict: Verdict::Allow, id: 1 }
 }
 
 pub fn tag_peer(tag: u16) -> Peer {
     Peer::Tag(Tag::new(tag).unwrap())
 }
 
-pub fn ports(protocol: Protocol, start: u16, end: u16) -> Traffic {
-    Traffic::Ports(protocol, PortRange::new(start, end).unwrap())
+pub fn ports(protocol: impl Into<Transport>, start: u16, end: u16) -> Traffic {
+    Traffic::Ports(protocol.into(), PortRange::new(start, end).unwrap())
 }
 
 pub fn set(rules: Vec<Rule>) -> PolicySet {
