@@ -16,7 +16,11 @@ pub const PEERS4: u32 = 16_384;
 pub const HOST4: u32 = 4_096;
 /// Map `frag4`. The oldest give way.
 pub const FRAG4: u32 = 8_192;
+/// Map `counters`: room for reasons to come, so that counts go on when a version brings new ones.
+pub const COUNTERS: u32 = 64;
 /// Ring buffer `denials`, bytes.
 pub const DENIALS: u32 = 1 << 20;
 /// Map `denial_limit`. The oldest give way.
 pub const DENIAL_LIMIT: u32 = 65_536;
+
+const _: () = assert!(crate::Reason::COUNT <= COUNTERS);

@@ -11,6 +11,7 @@ mod conntrack;
 mod denial;
 mod endpoint;
 mod host;
+mod kernel;
 mod policy;
 mod reason;
 
@@ -18,6 +19,7 @@ pub use conntrack::*;
 pub use denial::*;
 pub use endpoint::*;
 pub use host::*;
+pub use kernel::*;
 pub use policy::*;
 pub use reason::Reason;
 

@@ -54,11 +54,13 @@ pub enum Reason {
     Multicast = 22,
     /// A live flow stopped because the policy that allowed it is gone.
     Revoked = 23,
+    /// A checksum that is left to the device (checksum offload) would be written over what was judged.
+    ChecksumOffload = 24,
 }
 
 impl Reason {
     /// How many counters there are.
-    pub const COUNT: u32 = 24;
+    pub const COUNT: u32 = 25;
 
     /// All, by code.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -86,6 +88,7 @@ impl Reason {
         Self::RecordLost,
         Self::Multicast,
         Self::Revoked,
+        Self::ChecksumOffload,
     ];
 
     /// The name in logs, metrics and documentation.
@@ -116,6 +119,7 @@ impl Reason {
             Self::RecordLost => "record-lost",
             Self::Multicast => "multicast",
             Self::Revoked => "revoked",
+            Self::ChecksumOffload => "checksum-offload",
         }
     }
 

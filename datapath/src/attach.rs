@@ -12,6 +12,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use nix::libc;
 use nix::net::if_::if_nametoindex;
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -287,14 +288,14 @@ impl Datapath {
         found.map_or(Ok(false), |info| self.is_same(program, &info))
     }
 
-    /// Same instructions (the tag is their hash, without map numbers) and the very same maps.
+    /// Same instructions (the tag is their hash, without map numbers) and the very same pinned maps. Constants
+    /// are in a map of their own for every load, and the same for every load in one kernel.
     fn is_same(&self, program: Program, other: &ProgramInfo) -> Result<bool, DatapathError> {
         let failed = |source| DatapathError::Program { program: program.name(), source };
         let ours = self.program(program).and_then(SchedClassifier::info).map_err(failed)?;
         let maps = |info: &ProgramInfo| {
-            let mut ids = info.map_ids()?.unwrap_or_default();
-            ids.sort_unstable();
-            Ok(ids)
+            let ids = info.map_ids()?.unwrap_or_default();
+            Ok(ids.into_iter().filter(|id| self.maps.contains(id)).collect::<BTreeSet<_>>())
         };
         Ok(ours.tag() == other.tag() && maps(&ours).map_err(failed)? == maps(other).map_err(failed)?)
     }

@@ -19,6 +19,17 @@ pub enum DatapathError {
         /// Why.
         source: aya::programs::ProgramError,
     },
+    /// The kernel does not tell what the programs must know of it.
+    #[error(
+        "the kernel's type information {}: {reason} (needed: a kernel with CONFIG_DEBUG_INFO_BTF, and /sys)",
+        path.display()
+    )]
+    KernelTypes {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A folder or pin below the bpffs folder could not be used.
     #[error("{what} {}: {source}", path.display())]
     Pin {

@@ -7,6 +7,7 @@
 
 mod attach;
 mod barrier;
+mod btf;
 mod counters;
 mod denials;
 mod encode;
@@ -18,6 +19,7 @@ mod pins;
 mod pod;
 mod probe;
 mod sets;
+mod skb;
 mod surroundings;
 mod table;
 mod tc;

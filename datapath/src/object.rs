@@ -81,7 +81,7 @@ pub(crate) const MAPS: [MapLayout; 13] = [
     trie::<weft_abi::CidrKey4, u32>("cidr4", capacity::CIDR4),
     trie::<weft_abi::PeerKey4, weft_abi::Peer>("peers4", capacity::PEERS4),
     map::<weft_abi::HostAddr4, u8>("host4", capacity::HOST4),
-    map::<u32, u64>("counters", weft_abi::Reason::COUNT),
+    map::<u32, u64>("counters", capacity::COUNTERS),
     map::<(), ()>("denials", capacity::DENIALS),
     map::<weft_abi::DenialPair, weft_abi::DenialBucket>("denial_limit", capacity::DENIAL_LIMIT),
 ];

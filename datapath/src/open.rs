@@ -9,6 +9,7 @@ use crate::object::{MAPS, OBJECT, Program};
 use crate::pins::Pins;
 use crate::pod::Raw;
 use crate::sets::Sets;
+use crate::skb;
 use crate::surroundings::{SurroundingsMaps, wire};
 use crate::writes::Writes;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
@@ -30,6 +31,8 @@ pub struct Datapath {
     surroundings: SurroundingsMaps,
     counters: PerCpuArray<MapData, u64>,
     writes: Writes,
+    /// The kernel's numbers of the pinned maps.
+    pub(crate) maps: BTreeSet<u32>,
 }
 
 /// What [`Datapath::apply`] did.
@@ -63,7 +66,9 @@ impl Datapath {
         let value = encode_host(host)?;
         let pins = Pins::open(bpf_dir)?;
         pins.discard_misfits()?;
+        let skb = Raw(skb::layout()?);
         let mut loader = EbpfLoader::new();
+        loader.override_global("SKB_LAYOUT", &skb, true);
         for layout in &MAPS {
             loader.map_pin_path(layout.name, pins.map(layout.name));
         }
@@ -86,6 +91,7 @@ impl Datapath {
             },
             counters: map(&mut programs, "counters")?,
             writes: Writes::default(),
+            maps: pins.map_ids()?,
             pins,
             programs,
         };

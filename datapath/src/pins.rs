@@ -4,6 +4,7 @@ use crate::error::DatapathError;
 use crate::object::{MAPS, MapLayout, Program};
 use aya::maps::{MapError, MapInfo};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -33,6 +34,15 @@ impl Pins {
     /// Where a map is pinned.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.maps.join(name)
+    }
+
+    /// The kernel's numbers of the maps.
+    pub(crate) fn map_ids(&self) -> Result<BTreeSet<u32>, DatapathError> {
+        let id = |layout: &MapLayout| {
+            let info = MapInfo::from_pin(self.map(layout.name));
+            info.map(|info| info.id()).map_err(|source| DatapathError::Map { map: layout.name, source })
+        };
+        MAPS.iter().map(id).collect()
     }
 
     /// Where a program's link to an interface is pinned. A bpffs takes no dots in names.

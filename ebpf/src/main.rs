@@ -25,6 +25,8 @@ mod local;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod offload;
+#[cfg(target_arch = "bpf")]
 mod outgoing;
 #[cfg(target_arch = "bpf")]
 mod overlay;

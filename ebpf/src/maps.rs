@@ -5,7 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use weft_abi::{
     CidrKey4, Conn, ConnKey4, DenialBucket, DenialPair, Endpoint, Frag, FragKey4, Host, HostAddr4, MAX_SLOTS, Peer,
-    PeerKey4, PolicyKey, PolicyValue, RangeKey, Reason, capacity,
+    PeerKey4, PolicyKey, PolicyValue, RangeKey, capacity,
 };
 
 /// Endpoints by slot. Mapped into the agent's memory, so that an endpoint's head is one store.
@@ -40,7 +40,7 @@ pub(crate) static HOST4: HashMap<HostAddr4, u8> = HashMap::with_max_entries(capa
 pub(crate) static FRAG4: LruHashMap<FragKey4, Frag> = LruHashMap::with_max_entries(capacity::FRAG4, 0);
 
 #[map(name = "counters")]
-pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(capacity::COUNTERS, 0);
 
 #[map(name = "denials")]
 pub(crate) static DENIALS: RingBuf = RingBuf::with_byte_size(capacity::DENIALS, 0);

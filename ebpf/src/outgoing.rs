@@ -5,7 +5,7 @@ use crate::denial::{Refusal, count};
 use crate::identity::{Identity, is_own_host};
 use crate::local::{Local, has_vlan, mark};
 use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4, tcp};
-use crate::{arp, fragment, icmp};
+use crate::{arp, fragment, icmp, offload};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{INJECTED_MARK, Reason, direction::EGRESS, host_flag, proto};
 
@@ -32,13 +32,18 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
     }
     match frame.kind {
         _ if has_vlan(ctx) => return Err(Reason::EtherType.into()),
-        ARP => arp::check_sent(ctx, local.endpoint)?,
+        ARP => {
+            offload::check_finished(ctx)?;
+            arp::check_sent(ctx, local.endpoint)?;
+        }
         IPV4 if packet.mark == INJECTED_MARK => {
             read_ipv4(ctx, packet)?;
+            offload::check_answer(ctx, packet)?;
             check_answer(&local, packet)?;
         }
         IPV4 => {
             read_ipv4(ctx, packet)?;
+            offload::check(ctx, packet)?;
             check_addresses(&local, packet, frame.destination[0].to_ne_bytes()[0])?;
             check_services(&local, packet)?;
             check_flow(ctx, &local, packet)?;

@@ -63,6 +63,12 @@ impl Wire {
         Ok(Errno::result(result).map(drop)?)
     }
 
+    /// Sends a frame that the kernel may well refuse; whether it took it.
+    #[must_use]
+    pub fn try_send(&self, frame: &[u8]) -> bool {
+        send(self.0.as_raw_fd(), frame, MsgFlags::empty()).is_ok()
+    }
+
     /// Sends a frame.
     ///
     /// # Errors
@@ -180,6 +186,39 @@ pub fn udp(from: u16, to: u16, data: &[u8]) -> Vec<u8> {
 pub fn tcp(from: u16, to: u16, flags: u8, data: &[u8]) -> Vec<u8> {
     let middle = [0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0];
     [&from.to_be_bytes()[..], &to.to_be_bytes(), &middle, data].concat()
+}
+
+/// A `virtio_net_hdr` (linux/virtio_net.h): what is left for the device to do with the frame that follows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Offload {
+    /// 1: a checksum is to be written.
+    pub flags: u8,
+    /// 0: one packet; 1: TCP, 3: UDP in fragments, 5: UDP in datagrams; 0x80 with it: ECN.
+    pub gso_type: u8,
+    /// Bytes of all headers.
+    pub header: u16,
+    /// Bytes of each segment.
+    pub gso_size: u16,
+    /// Where the sum begins.
+    pub start: u16,
+    /// Where it is written, from there on.
+    pub offset: u16,
+}
+
+impl Offload {
+    /// A checksum over all from `start` on, written `offset` bytes behind it.
+    #[must_use]
+    pub fn checksum(start: u16, offset: u16) -> Self {
+        Self { flags: 1, start, offset, ..Self::default() }
+    }
+
+    /// It and the frame, as a [`Wire`] wants them after [`Wire::prepend_offload_header`].
+    #[must_use]
+    pub fn with(self, frame: &[u8]) -> Vec<u8> {
+        let Self { flags, gso_type, header, gso_size, start, offset } = self;
+        let words = [header, gso_size, start, offset].map(u16::to_ne_bytes);
+        [&[flags, gso_type][..], words.as_flattened(), frame].concat()
+    }
 }
 
 /// An ICMP message.

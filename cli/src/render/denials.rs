@@ -75,6 +75,7 @@ fn why(reason: &str) -> &str {
         "workload-vxlan" => "VXLAN from a workload",
         "link-local" => "link-local destination",
         "wrong-destination" => "not the workload's address",
+        "checksum-offload" => "a checksum that the device would write over a header",
         "rogue-server" => "DHCP server in a workload",
         other => other,
     }
