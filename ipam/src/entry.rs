@@ -1,6 +1,7 @@
 //! What the pool keeps for an attachment.
 
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use weft_model::group::Identity;
 use weft_model::id::{Attachment, GroupId, Slot, Token};
 
@@ -13,6 +14,10 @@ pub struct Request {
     pub token: Token,
     /// Path of the workload's namespace.
     pub netns: String,
+    /// Name of the network config it is attached by: a GC speaks of one network's workloads.
+    pub network: String,
+    /// The address it must have; `None`: the next free one.
+    pub address: Option<Ipv4Addr>,
     /// What the runtime said of the workload.
     pub identity: Identity,
     /// The group that came of it.
@@ -30,6 +35,10 @@ pub struct Entry {
     pub slot: Slot,
     /// Path of the workload's namespace.
     pub netns: String,
+    /// Name of the network config it is attached by; empty: not known (an adopted workload, or one of
+    /// an agent that did not keep it), which no GC touches.
+    #[serde(default)]
+    pub network: String,
     /// What the runtime said of the workload.
     #[serde(default)]
     pub identity: Identity,

@@ -15,7 +15,7 @@ pub enum Event {
         /// All of its entry.
         entry: Entry,
     },
-    /// An attachment that has an address already: it asked again, was found in the kernel, or the
+    /// An attachment that has its address already: it asked again or by name, was found in the kernel, or the
     /// journal was written anew.
     Hold {
         /// Whose.

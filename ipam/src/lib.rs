@@ -12,10 +12,12 @@
 mod bits;
 mod cooling;
 mod entry;
+mod error;
 mod event;
 pub mod journal;
 mod pool;
 
 pub use entry::{Entry, Request, State};
+pub use error::{PoolError, Unavailable};
 pub use event::Event;
-pub use pool::{Freed, Pool, PoolError, Released, Reserved, Times, Usage};
+pub use pool::{Freed, Pool, Released, Reserved, Times, Usage};

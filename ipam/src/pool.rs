@@ -3,6 +3,7 @@
 use crate::bits::Bits;
 use crate::cooling::Cooling;
 use crate::entry::{Entry, Request, State};
+use crate::error::{PoolError, Unavailable};
 use crate::event::Event;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -35,54 +36,14 @@ pub struct Pool {
     owners: BTreeMap<Slot, Attachment>,
     /// Owned, cooling, or no workload's address at all.
     taken: Bits,
-    /// Shown by the kernel although nobody here owns them.
-    blocked: Bits,
+    /// Shown by the kernel, whoever owns them.
+    blocked: BTreeSet<Slot>,
+    /// Kept back by configuration.
+    reserved: BTreeSet<Slot>,
+    /// Any of these three: what is not given when nobody asks for it by name.
+    busy: Bits,
     cooling: Cooling,
     cursor: Slot,
-}
-
-/// Why the pool refuses.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PoolError {
-    /// Nothing is free.
-    #[error(
-        "subnet {subnet} is exhausted: {} of its {} workload addresses are in use, {} wait out their cool-down of {cool_down} s, {} are used by something weft does not know",
-        usage.in_use, usage.size, usage.cooling, usage.blocked
-    )]
-    Exhausted {
-        /// The subnet.
-        subnet: Subnet,
-        /// How it is used.
-        usage: Usage,
-        /// Seconds between owners.
-        cool_down: u64,
-    },
-    /// A commit for what was never reserved, or was collected.
-    #[error("{attachment} has no reservation: it lapsed or was released")]
-    NotReserved {
-        /// Whose.
-        attachment: Attachment,
-    },
-    /// A commit with the token of another incarnation.
-    #[error("{attachment} is reserved under another token than {token}: that reservation lapsed or was released")]
-    OtherToken {
-        /// Whose.
-        attachment: Attachment,
-        /// What the caller has.
-        token: Token,
-    },
-    /// A slot that is no workload's, or of another owner.
-    #[error("{attachment} cannot have slot {} of subnet {subnet}: {why}", slot.0)]
-    BadSlot {
-        /// Whose it would be.
-        attachment: Attachment,
-        /// Which.
-        slot: Slot,
-        /// The subnet.
-        subnet: Subnet,
-        /// What is wrong with it.
-        why: String,
-    },
 }
 
 /// How the subnet's addresses are used.
@@ -96,6 +57,8 @@ pub struct Usage {
     pub cooling: u32,
     /// Neither, but the kernel shows them in use.
     pub blocked: u32,
+    /// None of these, but kept back by configuration.
+    pub reserved: u32,
     /// Free to give.
     pub free: u32,
 }
@@ -144,8 +107,10 @@ impl Pool {
             times,
             entries: BTreeMap::new(),
             owners: BTreeMap::new(),
+            busy: taken.clone(),
             taken,
-            blocked: Bits::new(size),
+            blocked: BTreeSet::new(),
+            reserved: BTreeSet::new(),
             cooling: Cooling::default(),
             cursor: Slot(0),
         }
@@ -153,29 +118,59 @@ impl Pool {
 
     /// Gives an address, or the one the attachment has: with its token as long as it is not released.
     /// Asking again renews a reservation and takes over what the request says of the workload; a
-    /// committed attachment is answered unchanged.
+    /// committed attachment is answered unchanged. An address asked for by name does not wait out its
+    /// cool-down: who asks for it wants it back.
     ///
     /// # Errors
-    /// [`PoolError::Exhausted`].
+    /// [`PoolError::Exhausted`], [`PoolError::Unavailable`].
     pub fn reserve(&mut self, request: Request, now: u64) -> Result<Reserved, PoolError> {
         let held = self.entries.get(&request.attachment);
         if let Some(entry) = held.filter(|entry| entry.state == State::Committed) {
             return Ok(Reserved { entry: entry.clone(), event: None });
         }
         let held = held.map(|entry| (entry.slot, entry.token.clone()));
-        let Request { attachment, token, netns, identity, group } = request;
-        let renewed = held.is_some();
-        let (slot, token) = match held {
-            Some(held) => held,
-            None => (self.next_free(now)?, token),
+        let Request { attachment, token, netns, network, address, identity, group } = request;
+        // Asked for by name, it does not move the place where the next one is looked for.
+        let renewed = held.is_some() || address.is_some();
+        let wanted = match address {
+            Some(address) => Some(self.requested(&attachment, address)?),
+            None => None,
         };
-        let entry = Entry { token, slot, netns, identity, group, state: State::Reserved { since: now } };
+        let (slot, token) = match (held, wanted) {
+            (Some(held), _) => held,
+            (None, Some(slot)) => (slot, token),
+            (None, None) => (self.next_free(now)?, token),
+        };
+        let entry = Entry { token, slot, netns, network, identity, group, state: State::Reserved { since: now } };
         let event = {
             let entry = entry.clone();
             if renewed { Event::Hold { attachment, entry } } else { Event::Reserve { attachment, entry } }
         };
         self.apply(&event);
         Ok(Reserved { entry, event: Some(event) })
+    }
+
+    /// The slot of an address asked for by name.
+    fn requested(&self, attachment: &Attachment, address: Ipv4Addr) -> Result<Slot, PoolError> {
+        let fail = |why| PoolError::Unavailable { attachment: attachment.clone(), address, why };
+        let offset = self.subnet.offset(address).ok_or_else(|| fail(Unavailable::Outside(self.subnet)))?;
+        let slot = Slot(u16::try_from(offset).unwrap_or(u16::MAX));
+        if !self.is_workloads(slot) {
+            let offsets = self.subnet.workload_offsets();
+            let at = |offset| self.subnet.address(offset).unwrap_or(address);
+            let (first, last) = (at(offsets.start), at(offsets.end - 1));
+            return Err(fail(Unavailable::NotAWorkloads { subnet: self.subnet, first, last }));
+        }
+        if let Some(held) = self.entries.get(attachment).filter(|held| held.slot != slot) {
+            return Err(fail(Unavailable::HasAnother(self.address(held.slot).unwrap_or(address))));
+        }
+        match self.owners.get(&slot) {
+            Some(owner) if owner == attachment => Ok(slot),
+            Some(owner) => Err(fail(Unavailable::Owned(owner.clone()))),
+            None if self.reserved.contains(&slot) => Err(fail(Unavailable::Reserved)),
+            None if self.blocked.contains(&slot) => Err(fail(Unavailable::Blocked)),
+            None => Ok(slot),
+        }
     }
 
     /// Marks a reservation as wired; `None`: it was already.
@@ -258,12 +253,41 @@ impl Pool {
         Ok(event)
     }
 
-    /// Says which addresses the kernel shows in use (routes, links' slots), whoever owns them: those
-    /// nobody here owns are not given. Replaces what was said before.
-    pub fn block(&mut self, slots: &BTreeSet<Slot>) {
-        let mut blocked = Bits::new(self.subnet.workload_offsets().end + 1);
-        slots.iter().filter(|slot| self.is_workloads(**slot)).for_each(|slot| blocked.set(u32::from(slot.0)));
-        self.blocked = blocked;
+    /// Says which addresses the kernel shows in use (host addresses, links' slots), whoever owns them:
+    /// those nobody here owns are not given. Replaces what was said before.
+    pub fn block(&mut self, slots: BTreeSet<Slot>) {
+        let before = std::mem::replace(&mut self.blocked, slots);
+        self.weigh_all(&before);
+    }
+
+    /// Keeps addresses back: nobody gets them, also not by name. Who has one keeps it. Replaces what was
+    /// said before.
+    pub fn keep_back(&mut self, slots: BTreeSet<Slot>) {
+        let before = std::mem::replace(&mut self.reserved, slots);
+        self.weigh_all(&before);
+    }
+
+    fn weigh_all(&mut self, before: &BTreeSet<Slot>) {
+        let changed: Vec<Slot> = before.iter().chain(&self.blocked).chain(&self.reserved).copied().collect();
+        changed.into_iter().for_each(|slot| self.weigh(u32::from(slot.0)));
+    }
+
+    /// Notes whether an offset may be given.
+    fn weigh(&mut self, offset: u32) {
+        let held_back = u16::try_from(offset)
+            .map(Slot)
+            .is_ok_and(|slot| self.blocked.contains(&slot) || self.reserved.contains(&slot));
+        if held_back || self.taken.is_set(offset) { self.busy.set(offset) } else { self.busy.clear(offset) }
+    }
+
+    fn take(&mut self, offset: u32) {
+        self.taken.set(offset);
+        self.busy.set(offset);
+    }
+
+    fn leave(&mut self, offset: u32) {
+        self.taken.clear(offset);
+        self.weigh(offset);
     }
 
     /// Makes a change that is known to have happened. Total, so that a journal with a lost line
@@ -302,7 +326,7 @@ impl Pool {
         }
         self.remove(attachment);
         self.cooling.remove(u32::from(entry.slot.0));
-        self.taken.set(u32::from(entry.slot.0));
+        self.take(u32::from(entry.slot.0));
         self.owners.insert(entry.slot, attachment.clone());
         self.entries.insert(attachment.clone(), entry.clone());
     }
@@ -310,30 +334,26 @@ impl Pool {
     fn remove(&mut self, attachment: &Attachment) -> Option<Slot> {
         let entry = self.entries.remove(attachment)?;
         self.owners.remove(&entry.slot);
-        self.taken.clear(u32::from(entry.slot.0));
+        self.leave(u32::from(entry.slot.0));
         Some(entry.slot)
     }
 
     fn cool(&mut self, slot: Slot, at: u64) {
         let offset = u32::from(slot.0);
-        self.cooling.remove(offset);
-        self.taken.set(offset);
+        self.take(offset);
         self.cooling.push(offset, at);
     }
 
     fn next_free(&mut self, now: u64) -> Result<Slot, PoolError> {
         while let Some(offset) = self.cooling.pop(now, self.times.cool_down) {
-            self.taken.clear(offset);
+            self.leave(offset);
         }
-        self.taken
-            .next_clear(&self.blocked, u32::from(self.cursor.0) + 1)
-            .and_then(|offset| u16::try_from(offset).ok())
-            .map(Slot)
-            .ok_or_else(|| PoolError::Exhausted {
-                subnet: self.subnet,
-                usage: self.usage(now),
-                cool_down: self.times.cool_down,
-            })
+        let (found, _steps) = self.busy.next_clear(u32::from(self.cursor.0) + 1);
+        found.and_then(|offset| u16::try_from(offset).ok()).map(Slot).ok_or_else(|| PoolError::Exhausted {
+            subnet: self.subnet,
+            usage: self.usage(now),
+            cool_down: self.times.cool_down,
+        })
     }
 
     fn lapsed(&self, entry: &Entry, now: u64) -> bool {
@@ -355,13 +375,14 @@ impl Pool {
         let size = offsets.end - offsets.start;
         let cooling: BTreeSet<u32> =
             self.cooling.waiting(now, self.times.cool_down).map(|(offset, _)| offset).collect();
-        let owned = |offset: u32| u16::try_from(offset).is_ok_and(|slot| self.owners.contains_key(&Slot(slot)));
-        let blocked = offsets
-            .filter(|offset| self.blocked.is_set(*offset))
-            .filter(|offset| !cooling.contains(offset) && !owned(*offset))
-            .count();
-        let (in_use, cooling, blocked) = (count(self.entries.len()), count(cooling.len()), count(blocked));
-        Usage { size, in_use, cooling, blocked, free: size - in_use - cooling - blocked }
+        let unused = |slot: &&Slot| {
+            self.is_workloads(**slot) && !cooling.contains(&u32::from(slot.0)) && !self.owners.contains_key(slot)
+        };
+        let blocked = self.blocked.iter().filter(unused).count();
+        let reserved = self.reserved.difference(&self.blocked).filter(unused).count();
+        let (in_use, cooling) = (count(self.entries.len()), count(cooling.len()));
+        let (blocked, reserved) = (count(blocked), count(reserved));
+        Usage { size, in_use, cooling, blocked, reserved, free: size - in_use - cooling - blocked - reserved }
     }
 
     /// The subnet.
@@ -410,5 +431,47 @@ impl Pool {
         self.cooling
             .waiting(now, self.times.cool_down)
             .filter_map(|(offset, at)| Some((Slot(u16::try_from(offset).ok()?), at)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_model::group::Identity;
+
+    fn request(n: u32) -> Request {
+        Request {
+            attachment: Attachment { container_id: format!("c{n}").parse().unwrap(), ifname: "eth0".parse().unwrap() },
+            token: Token::new(format!("{n:016x}")).unwrap(),
+            netns: String::new(),
+            network: String::new(),
+            address: None,
+            identity: Identity::default(),
+            group: None,
+        }
+    }
+
+    /// The largest subnet, at every fullness, with one address given back far from the cursor each time.
+    #[test]
+    fn the_next_of_4093_addresses_is_found_in_a_few_steps() {
+        let network: ipnetwork::Ipv4Network = "10.1.0.0/20".parse().unwrap();
+        let mut pool = Pool::new(Subnet::try_from(network).unwrap(), Times { cool_down: 0, reservation: 120 });
+        let mut most = 0;
+        for n in 0..4093 {
+            most = most.max(pool.busy.next_clear(u32::from(pool.cursor.0) + 1).1);
+            pool.reserve(request(n), 0).unwrap();
+        }
+        for n in 0..4093 {
+            let n = n * 1237 % 4093;
+            pool.release(&request(n).attachment, None, 0);
+            pool.release(&request((n + 2000) % 4093).attachment, None, 0);
+            for again in [n, (n + 2000) % 4093] {
+                pool.reserve(request(again), 0).unwrap();
+                most = most.max(pool.busy.next_clear(u32::from(pool.cursor.0) + 1).1);
+            }
+        }
+        assert_eq!(pool.usage(0).free, 0);
+        assert!((1..=8).contains(&most), "{most} steps");
+        assert!(pool.cooling.queued() < 4093, "{}", pool.cooling.queued());
     }
 }

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use weft_ipam::{Event, Freed, Pool, PoolError, Released, Request, State, Times, Usage, journal};
+use weft_ipam::{Event, Freed, Pool, PoolError, Released, Request, State, Times, Unavailable, Usage, journal};
 use weft_model::group::Identity;
 use weft_model::id::{Attachment, Slot, Token};
 use weft_model::net::Subnet;
@@ -28,6 +28,8 @@ fn request(n: u32, t: u64) -> Request {
         attachment: attachment(n),
         token: token(t),
         netns: format!("/run/netns/{n}"),
+        network: "weft".to_owned(),
+        address: None,
         identity: Identity { pod_name: Some(format!("pod \"{n}\"\n")), ..Identity::default() },
         group: Some("k8s:east/shop".parse().unwrap()),
     }
@@ -36,6 +38,8 @@ fn request(n: u32, t: u64) -> Request {
 #[derive(Debug, Clone)]
 enum Step {
     Reserve(u32),
+    Ask(u32, u16),
+    KeepBack(BTreeSet<u16>),
     Commit(u32, bool),
     Release(u32, bool),
     Expire(BTreeSet<u32>),
@@ -47,6 +51,8 @@ fn step() -> impl Strategy<Value = Step> {
     let who = 0u32..24;
     prop_oneof![
         6 => who.clone().prop_map(Step::Reserve),
+        2 => (who.clone(), 0u16..20).prop_map(|(n, slot)| Step::Ask(n, slot)),
+        1 => proptest::collection::btree_set(0u16..20, 0..4).prop_map(Step::KeepBack),
         3 => (who.clone(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Step::Commit(n, right)),
         4 => (who.clone(), any::<bool>()).prop_map(|(n, right)| Step::Release(n, right)),
         1 => proptest::collection::btree_set(who, 0..4).prop_map(Step::Expire),
@@ -61,6 +67,7 @@ struct Play {
     now: u64,
     tokens: u64,
     blocked: BTreeSet<Slot>,
+    kept_back: BTreeSet<Slot>,
     released: BTreeMap<Slot, u64>,
     text: String,
 }
@@ -74,6 +81,7 @@ impl Play {
             now: 1000,
             tokens: 0,
             blocked: BTreeSet::new(),
+            kept_back: BTreeSet::new(),
             released: BTreeMap::new(),
         }
     }
@@ -85,12 +93,17 @@ impl Play {
     fn step(&mut self, step: &Step) {
         match step {
             Step::Reserve(n) => self.reserve(*n),
+            Step::Ask(n, slot) => self.ask(*n, Slot(*slot)),
+            Step::KeepBack(slots) => {
+                self.kept_back = slots.iter().copied().map(Slot).collect();
+                self.pool.keep_back(self.kept_back.clone());
+            }
             Step::Commit(n, right) => self.commit(*n, *right),
             Step::Release(n, right) => self.release(*n, *right),
             Step::Expire(linked) => self.expire(linked),
             Step::Block(slots) => {
                 self.blocked = slots.iter().copied().map(Slot).collect();
-                self.pool.block(&self.blocked);
+                self.pool.block(self.blocked.clone());
             }
             Step::Wait(seconds) => self.now += seconds,
         }
@@ -108,6 +121,7 @@ impl Play {
                     assert_eq!(before.state == State::Committed, reserved.event.is_none());
                 } else {
                     assert!(!self.blocked.contains(&slot), "blocked {slot:?} given");
+                    assert!(!self.kept_back.contains(&slot), "reserved {slot:?} given");
                     let since = self.released.get(&slot).map(|at| self.now - at);
                     assert!(since.is_none_or(|since| since >= 30), "{slot:?} after {since:?} s");
                 }
@@ -118,6 +132,38 @@ impl Play {
             Err(PoolError::Exhausted { usage: said, .. }) => {
                 assert!(before.is_none() && usage.free == 0, "{usage:?} before {said:?}");
             }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    /// By name: given, cool-down or not, unless there is a reason, and the reason is true.
+    fn ask(&mut self, n: u32, slot: Slot) {
+        self.tokens += 1;
+        let subnet = self.pool.subnet();
+        let address = std::net::Ipv4Addr::from(u32::from(subnet.network().network()) + u32::from(slot.0));
+        let before = self.pool.get(&attachment(n)).cloned();
+        let owner = self.pool.owner(slot).cloned();
+        let asked = Request { address: Some(address), ..request(n, self.tokens) };
+        match self.pool.reserve(asked, self.now) {
+            Ok(reserved) => {
+                let committed = before.as_ref().is_some_and(|before| before.state == State::Committed);
+                assert!(committed || reserved.entry.slot == slot);
+                assert!(committed || owner.is_none_or(|owner| owner == attachment(n)));
+                if before.is_none() {
+                    assert!(!self.blocked.contains(&slot) && !self.kept_back.contains(&slot));
+                }
+                reserved.event.iter().for_each(|event| self.write(event));
+            }
+            Err(PoolError::Unavailable { why, .. }) => match why {
+                Unavailable::Outside(_) => assert!(!subnet.network().contains(address)),
+                Unavailable::NotAWorkloads { .. } => {
+                    assert!(!subnet.workload_offsets().contains(&u32::from(slot.0)));
+                }
+                Unavailable::Reserved => assert!(self.kept_back.contains(&slot)),
+                Unavailable::Blocked => assert!(self.blocked.contains(&slot)),
+                Unavailable::Owned(by) => assert_eq!(Some(by), owner),
+                Unavailable::HasAnother(_) => assert!(before.is_some_and(|before| before.slot != slot)),
+            },
             Err(other) => panic!("{other}"),
         }
     }
@@ -186,13 +232,14 @@ impl Play {
             assert_eq!(self.pool.owner(entry.slot), Some(attachment));
             assert!(self.pool.subnet().workload_offsets().contains(&u32::from(entry.slot.0)));
         }
-        let Usage { size, in_use, cooling, blocked, free } = self.pool.usage(self.now);
-        assert_eq!(size, in_use + cooling + blocked + free);
+        let Usage { size, in_use, cooling, blocked, reserved, free } = self.pool.usage(self.now);
+        assert_eq!(size, in_use + cooling + blocked + reserved + free);
     }
 
     fn restored(&self, text: &str) -> journal::Restored {
         let mut restored = journal::restore(text.as_bytes(), BOOT, self.pool.subnet(), TIMES);
-        restored.pool.block(&self.blocked);
+        restored.pool.block(self.blocked.clone());
+        restored.pool.keep_back(self.kept_back.clone());
         restored
     }
 }
@@ -281,7 +328,7 @@ fn exhaustion_names_the_subnet_and_counts() {
     assert_eq!(
         error.to_string(),
         "subnet 10.1.2.0/29 is exhausted: 4 of its 5 workload addresses are in use, 1 wait out their \
-         cool-down of 30 s, 0 are used by something weft does not know"
+         cool-down of 30 s, 0 are used by something weft does not know, 0 are reserved by configuration"
     );
     assert_eq!(pool.reserve(request(9, 0), 40).unwrap().entry.slot, Slot(2));
 }
@@ -328,4 +375,49 @@ fn the_kernels_workloads_are_adopted_but_never_over_another() {
     let far = weft_ipam::Entry { slot: Slot(9), ..entry };
     pool.adopt(attachment(3), far).unwrap();
     assert_eq!(pool.reserve(request(4, 4), 0).unwrap().entry.slot, Slot(3));
+}
+
+#[test]
+fn an_address_asked_for_by_name_is_given_or_the_reason_said() {
+    let mut pool = Pool::new(subnet("10.1.2.0/28"), TIMES);
+    pool.keep_back(BTreeSet::from([Slot(9)]));
+    pool.block(BTreeSet::from([Slot(10)]));
+    let mut ask = |n: u32, address: &str, now: u64| {
+        let request = Request { address: Some(address.parse().unwrap()), ..request(n, u64::from(n)) };
+        let result = pool.reserve(request, now).map(|reserved| reserved.entry.slot.0);
+        result.map_err(|error| error.to_string())
+    };
+    assert_eq!(ask(1, "10.1.2.5", 0), Ok(5));
+    assert_eq!(ask(1, "10.1.2.5", 1), Ok(5), "asked again");
+    let start = "cannot have the requested address";
+    let cases = [
+        (2, "10.1.2.5", "c1/eth0 has it"),
+        (1, "10.1.2.6", "it has 10.1.2.5 already: DEL must come first"),
+        (2, "10.1.3.5", "it is outside this host's subnet 10.1.2.0/28"),
+        (2, "10.1.2.1", "it is no workload's address: in subnet 10.1.2.0/28 those are 10.1.2.2 to 10.1.2.14"),
+        (2, "10.1.2.15", "it is no workload's address: in subnet 10.1.2.0/28 those are 10.1.2.2 to 10.1.2.14"),
+        (2, "10.1.2.9", "it is kept back by the agent's setting reserved_addresses"),
+        (2, "10.1.2.10", "this host uses it for something weft does not know"),
+    ];
+    for (n, address, why) in cases {
+        assert_eq!(ask(n, address, 2), Err(format!("c{n}/eth0 {start} {address}: {why}")));
+    }
+    // Back at once to who asks for it, while nobody else gets it.
+    pool.release(&attachment(1), None, 3);
+    let asked = Request { address: Some("10.1.2.5".parse().unwrap()), ..request(1, 7) };
+    assert_eq!(pool.reserve(asked, 4).unwrap().entry.slot, Slot(5));
+}
+
+#[test]
+fn reserved_addresses_are_skipped_and_who_has_one_keeps_it() {
+    let mut pool = Pool::new(subnet("10.1.2.0/29"), TIMES);
+    let first = pool.reserve(request(1, 1), 0).unwrap().entry.slot;
+    pool.keep_back(BTreeSet::from([Slot(2), Slot(4), Slot(5)]));
+    assert_eq!((first, pool.usage(0).reserved, pool.usage(0).free), (Slot(2), 2, 2));
+    assert_eq!(pool.reserve(request(1, 1), 0).unwrap().entry.slot, Slot(2));
+    let given: Vec<u16> = (2..4).map(|n| pool.reserve(request(n, 1), 0).unwrap().entry.slot.0).collect();
+    assert_eq!(given, [3, 6]);
+    assert!(pool.reserve(request(9, 9), 0).unwrap_err().to_string().ends_with("2 are reserved by configuration"));
+    pool.keep_back(BTreeSet::new());
+    assert_eq!(pool.reserve(request(9, 9), 0).unwrap().entry.slot, Slot(4));
 }
