@@ -6,6 +6,7 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use weft_model::compile::Stance;
 use weft_model::datapath::DenyAction;
@@ -101,6 +102,9 @@ pub struct Raw {
     /// Seconds before a released address is given again [default: 30]
     #[arg(long)]
     pub address_cool_down: Option<u64>,
+    /// Addresses no workload gets: single ones, ranges such as 10.255.3.10-10.255.3.20, networks; comma separated
+    #[arg(long, value_delimiter = ',')]
+    pub reserved_addresses: Option<Vec<String>>,
     /// Folder of socket, lock and journal, on a file system that a reboot empties [default: /run/weft]
     #[arg(long, env = "WEFTD_RUN_DIR")]
     pub run_dir: Option<PathBuf>,
@@ -170,6 +174,8 @@ pub struct Config {
     pub dns_servers: Vec<Ipv4Addr>,
     /// Seconds before an address is given again.
     pub cool_down: u64,
+    /// Addresses no workload gets.
+    pub reserved: Vec<RangeInclusive<Ipv4Addr>>,
     /// Folders.
     pub run_dir: PathBuf,
     /// What outlives a reboot.
@@ -231,7 +237,7 @@ fn overlay(flags: Raw, file: Raw) -> Raw {
     first!(
         kind, hostname, public_ip, interface, etcd_endpoints, etcd_prefix, network, subnet_len, vni, vxlan_port,
         vxlan_name, bridge, mtu, mark_shift, isolation, deny, hosts_may_reach, host_services, cluster,
-        bare_group_namespaces, dns_servers, address_cool_down, run_dir, state_dir, bpf_dir, denial_log,
+        bare_group_namespaces, dns_servers, address_cool_down, reserved_addresses, run_dir, state_dir, bpf_dir, denial_log,
         denials_per_second, denials_burst;
         no_masquerade, audit, allow_link_local, kernel_log, log_json
     )
@@ -316,6 +322,7 @@ fn check(raw: Raw, system_hostname: &str) -> Result<Config, ConfigErrors> {
         },
         dns_servers: check_dns(raw.dns_servers.as_deref().unwrap_or_default(), &mut c),
         cool_down: raw.address_cool_down.unwrap_or(30),
+        reserved: check_reserved(raw.reserved_addresses.as_deref().unwrap_or_default(), &mut c),
         state_dir: raw.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/weft")),
         bpf_dir: raw.bpf_dir.unwrap_or_else(|| PathBuf::from("/sys/fs/bpf/weft")),
         denial_log: raw.denial_log.unwrap_or_else(|| run_dir.join("denials.log")),
@@ -435,6 +442,34 @@ fn check_cluster(cluster: Option<&str>, c: &mut Checker) -> String {
 
 fn check_dns(servers: &[String], c: &mut Checker) -> Vec<Ipv4Addr> {
     servers.iter().filter_map(|server| c.parse("dns_servers", Some(server), "IPv4 addresses")).collect()
+}
+
+fn check_reserved(texts: &[String], c: &mut Checker) -> Vec<RangeInclusive<Ipv4Addr>> {
+    let mut ranges = Vec::new();
+    for text in texts {
+        match parse_range(text) {
+            Some(range) => ranges.push(range),
+            None => c.refuse(
+                "reserved_addresses",
+                text,
+                "an IPv4 address, a range such as 10.255.3.10-10.255.3.20, or a network such as 10.255.3.64/28",
+            ),
+        }
+    }
+    ranges
+}
+
+fn parse_range(text: &str) -> Option<RangeInclusive<Ipv4Addr>> {
+    if let Some((first, last)) = text.split_once('-') {
+        let (first, last): (Ipv4Addr, Ipv4Addr) = (first.parse().ok()?, last.parse().ok()?);
+        return (first <= last).then_some(first..=last);
+    }
+    if text.contains('/') {
+        let network: Ipv4Network = text.parse().ok()?;
+        return (network.ip() == network.network()).then(|| network.network()..=network.broadcast());
+    }
+    let address: Ipv4Addr = text.parse().ok()?;
+    Some(address..=address)
 }
 
 #[cfg(test)]

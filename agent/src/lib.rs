@@ -12,6 +12,7 @@ pub mod config;
 pub mod denials;
 pub mod directory;
 pub mod dry_run;
+mod fault;
 pub mod files;
 pub mod leases;
 pub mod overlay;

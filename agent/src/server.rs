@@ -49,6 +49,8 @@ pub async fn serve(listener: UnixListener, worker: Worker, denials: DenialFeed) 
         .route("/v1/commit", post(commit))
         .route("/v1/release", post(release))
         .route("/v1/remove", post(remove))
+        .route("/v1/check", post(check))
+        .route("/v1/gc", post(gc))
         .route("/v1/ready", get(ready))
         .route("/v1/status", get(status))
         .route("/v1/endpoints", get(endpoints))
@@ -81,6 +83,20 @@ async fn release(State(shared): State<Shared>, body: String) -> Response {
 async fn remove(State(shared): State<Shared>, body: String) -> Response {
     match parse(&body) {
         Ok(request) => answer(shared.worker.ask(|reply| Command::Remove(request, reply)).await),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn check(State(shared): State<Shared>, body: String) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(shared.worker.ask(|reply| Command::Check(request, reply)).await),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn gc(State(shared): State<Shared>, body: String) -> Response {
+    match parse(&body) {
+        Ok(request) => answer(shared.worker.ask(|reply| Command::Gc(request, reply)).await),
         Err(refusal) => refusal,
     }
 }

@@ -5,8 +5,10 @@
 //! (`network`), the kernel programs (`programs`) and the workloads' book-keeping (`collect`) to what
 //! they should be.
 
+mod check;
 mod collect;
 mod complaints;
+mod gc;
 mod journal;
 mod network;
 pub(crate) mod placement;
@@ -25,8 +27,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use weft_api::agent::{
-    ApiError, CommitRequest, CommitResponse, EndpointView, ErrorCode, Ready, ReleaseRequest, ReleaseResponse,
-    RemoveRequest, RemoveResponse, ReserveRequest, ReserveResponse, Status, StoreStatus, SyncStatus,
+    ApiError, CheckRequest, CheckResponse, CommitRequest, CommitResponse, EndpointView, ErrorCode, GcRequest,
+    GcResponse, Ready, ReleaseRequest, ReleaseResponse, RemoveRequest, RemoveResponse, ReserveRequest,
+    ReserveResponse, Status, StoreStatus, SyncStatus,
 };
 use weft_datapath::{Datapath, DenialReader};
 use weft_hostnet::Executor;
@@ -68,6 +71,10 @@ pub enum Command {
     Remove(RemoveRequest, oneshot::Sender<Reply<RemoveResponse>>),
     /// What came of a pass of the remover.
     Removed(Vec<remove::Removed>),
+    /// CHECK.
+    Check(CheckRequest, oneshot::Sender<Reply<CheckResponse>>),
+    /// GC.
+    Gc(GcRequest, oneshot::Sender<Reply<GcResponse>>),
     /// Would an ADD work?
     Ready(oneshot::Sender<Reply<Ready>>),
     /// How is the host?
@@ -192,6 +199,8 @@ struct Core {
     /// The network was as it should be since the host has its place. What is wrong with one peer or one
     /// port later is no reason to refuse the next workload: what an ADD needs fails in the ADD.
     built: bool,
+    /// Workloads that had lost their link without a DEL, since the start.
+    collected: u64,
     /// Pinned links of programs at the last pass.
     pinned: usize,
     network: SyncStatus,
@@ -251,6 +260,7 @@ impl Core {
             complaints: complaints::Complaints::default(),
             stuck: Vec::new(),
             built: false,
+            collected: 0,
             pinned: 0,
             network: SyncStatus::default(),
             programs: SyncStatus::default(),
@@ -285,6 +295,8 @@ impl Core {
             Command::Release(request, reply) => answer(reply, self.release(&request)),
             Command::Remove(request, reply) => self.remove(request, reply),
             Command::Removed(removed) => self.removed(removed),
+            Command::Check(request, reply) => answer(reply, self.check(&request)),
+            Command::Gc(request, reply) => answer(reply, self.gc(&request)),
             Command::Ready(reply) => self.answer_ready(reply),
             Command::Status(reply) => answer(reply, Ok(self.status())),
             Command::Endpoints(reply) => answer(reply, Ok(self.endpoints())),

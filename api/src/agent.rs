@@ -6,6 +6,8 @@
 //! | `POST /v1/commit` | [`CommitRequest`] → [`CommitResponse`] |
 //! | `POST /v1/release` | [`ReleaseRequest`] → [`ReleaseResponse`] |
 //! | `POST /v1/remove` | [`RemoveRequest`] → [`RemoveResponse`] |
+//! | `POST /v1/check` | [`CheckRequest`] → [`CheckResponse`], or 500 [`ApiError`] with what is not as it should be |
+//! | `POST /v1/gc` | [`GcRequest`] → [`GcResponse`], or 500 [`ApiError`] with all that could not be removed |
 //! | `GET /v1/ready` | → 200 [`Ready`], or 503 [`ApiError`] when an ADD would fail |
 //! | `GET /v1/status` | → [`Status`] |
 //! | `GET /v1/endpoints` | → `[`[`EndpointView`]`]` |
@@ -14,7 +16,7 @@
 //! Every status but 200 carries an [`ApiError`].
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use weft_model::group::{HostKind, Identity};
 use weft_model::id::{Attachment, GroupId, NodeId, Tag, Token};
@@ -36,6 +38,12 @@ pub struct ReserveRequest {
     pub attachment: Attachment,
     /// The path of the workload's namespace, for the agent's collection.
     pub netns: String,
+    /// Name of the network config it is attached by: a GC speaks of one network's workloads.
+    #[serde(default)]
+    pub network: String,
+    /// The address it must have, of this host's subnet; `None`: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
     /// What the runtime said of its identity.
     pub identity: Identity,
 }
@@ -111,6 +119,40 @@ pub struct RemoveResponse {
     pub foreign: bool,
 }
 
+/// Is the workload as its commit left it?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckRequest {
+    /// Which.
+    pub attachment: Attachment,
+}
+
+/// On the host's side it is: link, port, programs, maps, settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckResponse {
+    /// How it was wired, for whoever looks at its namespace.
+    pub wiring: Wiring,
+}
+
+/// Remove the workloads of a network that its runtime does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GcRequest {
+    /// Name of the network config.
+    pub network: String,
+    /// Its workloads; all others of that network are removed.
+    pub valid: BTreeSet<Attachment>,
+}
+
+/// What a GC removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GcResponse {
+    /// Workloads whose links are gone and whose addresses are free.
+    pub removed: Vec<Attachment>,
+}
+
 /// An ADD would work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -138,8 +180,12 @@ pub struct ApiError {
 pub enum ErrorCode {
     /// The request is no valid one. 400, CNI 7.
     Invalid,
-    /// Not now, try again (no lease yet, no address free, a token that was collected). 503, CNI 11.
+    /// Not now, try again (no lease yet, no address free, a token that was collected). 503, CNI 11;
+    /// as the answer to [`Ready`] STATUS 50.
     TryAgain,
+    /// As [`Self::TryAgain`], and workloads that run already may be affected. 503, CNI 11; as the answer
+    /// to [`Ready`] STATUS 51.
+    Limited,
     /// The workload exists already. 409, CNI 999.
     Exists,
     /// The agent could not do it. 500, CNI 999.
@@ -152,7 +198,7 @@ impl ErrorCode {
     pub const fn http_status(self) -> u16 {
         match self {
             Self::Invalid => 400,
-            Self::TryAgain => 503,
+            Self::TryAgain | Self::Limited => 503,
             Self::Exists => 409,
             Self::Internal => 500,
         }
@@ -163,7 +209,7 @@ impl ErrorCode {
     pub const fn cni_code(self) -> u32 {
         match self {
             Self::Invalid => 7,
-            Self::TryAgain => 11,
+            Self::TryAgain | Self::Limited => 11,
             Self::Exists | Self::Internal => 999,
         }
     }
@@ -195,6 +241,9 @@ pub struct Status {
     pub endpoints: u32,
     /// Addresses free to give.
     pub free_addresses: u32,
+    /// Workloads the agent collected since its start: they had lost their link without a DEL.
+    #[serde(default)]
+    pub collected: u64,
     /// The revision of policies this host's programs judge by.
     pub enforced_revision: i64,
     /// Reconciliation of the host's network.
@@ -260,6 +309,9 @@ pub struct EndpointView {
     pub host_ifname: String,
     /// Its namespace's path.
     pub netns: String,
+    /// Name of the network config it is attached by; empty: not known.
+    #[serde(default)]
+    pub network: String,
     /// Its group.
     pub group: Option<GroupId>,
     /// Its group's tag.

@@ -3,7 +3,11 @@
 use crate::args;
 use crate::call::{Call, host, internal};
 use crate::client::Agent;
+use crate::delegate::Delegate;
+use crate::environment::Command;
 use crate::error::{CniError, Code};
+use crate::fault;
+use crate::ipam::{self, Delegated};
 use crate::link::{HostEnd, judge};
 use crate::process::Answer;
 use crate::release;
@@ -22,12 +26,22 @@ use weft_model::workload::{Wiring, host_ifname, plan_host, plan_workload};
 /// second part of the pair are lines for stderr about that.
 pub fn add(call: &Call) -> Result<Answer, (CniError, String)> {
     let mut ground = Ground::survey(call).map_err(plain)?;
-    let reservation = ground.reserve(call).map_err(plain)?;
+    fault::point();
+    ground.delegate(call).map_err(plain)?;
+    fault::point();
+    let reservation = match ground.reserve(call) {
+        Ok(reservation) => reservation,
+        Err(error) => return Err((error, ground.undelegate(call))),
+    };
+    fault::point();
     let wiring = &reservation.wiring;
     let wired = ground.wire(wiring).and_then(|()| ground.commit(wiring));
     match wired {
-        Ok(commit) => Ok(Answer { stdout: ground.result(call, wiring, &commit), ..Answer::default() }),
-        Err((error, Made { link })) => Err((error, ground.undo(wiring, link))),
+        Ok(commit) => {
+            fault::point();
+            Ok(Answer { stdout: ground.result(call, wiring, &commit), ..Answer::default() })
+        }
+        Err((error, Made { link })) => Err((error, ground.undo(wiring, link) + &ground.undelegate(call))),
     }
 }
 
@@ -40,6 +54,8 @@ struct Ground {
     section: Section,
     agent: Agent,
     identity: Identity,
+    ipam: Option<Delegate>,
+    delegated: Option<Delegated>,
     previous: CniResult,
     netns: Netns,
     host: Executor,
@@ -55,6 +71,7 @@ struct Made {
 impl Ground {
     fn survey(call: &Call) -> Result<Self, CniError> {
         let section = Section::of(&call.config)?;
+        let ipam = ipam::delegate(&call.config)?;
         let args = args::parse(&call.environment.args)?;
         let identity =
             Identity { pod_namespace: args.pod_namespace, pod_name: args.pod_name, ..call.config.identity()? };
@@ -69,7 +86,7 @@ impl Ground {
             .map_err(|error| internal(&format!("cannot use netns {:?}", call.environment.netns), &error))?;
         let end = judge(link.as_ref(), &call.attachment);
         let agent = section.agent();
-        let mut ground = Self { section, agent, identity, previous, netns, host, inside, end };
+        let mut ground = Self { section, agent, identity, ipam, delegated: None, previous, netns, host, inside, end };
         match ground.end {
             HostEnd::Absent => ground.refuse_taken(call)?,
             HostEnd::Ours { raised: true, .. } => return Err(twice(call)),
@@ -98,11 +115,40 @@ impl Ground {
         }
     }
 
+    /// Has another plugin give an address, if the config says so.
+    fn delegate(&mut self, call: &Call) -> Result<(), CniError> {
+        let Some(delegate) = &self.ipam else { return Ok(()) };
+        let read =
+            delegate.add(&call.environment, &call.config).and_then(|result| Delegated::of(&delegate.kind, &result));
+        match read {
+            Ok(delegated) => self.delegated = Some(delegated),
+            Err(mut error) => {
+                let said = self.undelegate(call);
+                if !said.is_empty() {
+                    error.details = format!("{} {}", error.details, said.trim_end()).trim_start().to_owned();
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the address taken back; what a person should know about that.
+    fn undelegate(&self, call: &Call) -> String {
+        let Some(delegate) = &self.ipam else { return String::new() };
+        match delegate.call(Command::Del, &call.environment, &call.config) {
+            Ok(()) => String::new(),
+            Err(error) => format!("weft-cni: undoing: {error}\n"),
+        }
+    }
+
     /// Reserves, and clears away what an ADD that was killed left of this attachment.
     fn reserve(&mut self, call: &Call) -> Result<ReserveResponse, CniError> {
         let request = ReserveRequest {
             attachment: call.attachment.clone(),
             netns: call.environment.netns.clone(),
+            network: call.config.name().to_owned(),
+            address: self.delegated.as_ref().map(|delegated| delegated.address),
             identity: self.identity.clone(),
         };
         let reservation: ReserveResponse = self.agent.post("/v1/reserve", &request)?;
@@ -127,11 +173,14 @@ impl Ground {
     fn wire(&mut self, wiring: &Wiring) -> Result<(), (CniError, Made)> {
         let failed =
             |error: &OpError| CniError::new(Code::Internal, format!("cannot wire {}: {error}", wiring.attachment));
-        self.host
-            .execute(&plan_host(wiring), Some(&self.netns))
+        let mut plan = plan_workload(wiring);
+        if let Some(delegated) = &self.delegated {
+            plan.extend(delegated.plan(wiring).map_err(|error| (error, Made { link: false }))?);
+        }
+        fault::execute(&mut self.host, &plan_host(wiring), Some(&self.netns))
             // Where something of that name appeared meanwhile, it is not ours to remove.
             .map_err(|error| (failed(&error), Made { link: !error.already_exists() }))?;
-        self.inside.execute(&plan_workload(wiring), None).map_err(|error| (failed(&error), Made { link: true }))
+        fault::execute(&mut self.inside, &plan, None).map_err(|error| (failed(&error), Made { link: true }))
     }
 
     fn commit(&self, wiring: &Wiring) -> Result<CommitResponse, (CniError, Made)> {
@@ -142,8 +191,15 @@ impl Ground {
     fn result(&self, call: &Call, wiring: &Wiring, commit: &CommitResponse) -> String {
         let mut result = self.previous.clone();
         result.add_workload(wiring, &call.environment.netns);
+        let delegated = self.delegated.as_ref();
+        for op in delegated.and_then(|delegated| delegated.plan(wiring).ok()).into_iter().flatten() {
+            if let Op::ReplaceRoute(route) = op {
+                result.add_route(route.destination, wiring.gateway);
+            }
+        }
         // Checked in `survey`.
         let dns = call.config.object("dns").ok().flatten();
+        let dns = dns.filter(|dns| !dns.is_empty()).or(delegated.map(|delegated| &delegated.dns));
         result.set_dns(dns, &commit.dns_servers);
         result.to_json(call.version)
     }

@@ -4,6 +4,7 @@
 //! without regard to case, as Go does: containerd writes `HostPort` where others write `hostPort`.
 
 use crate::error::{CniError, Code};
+use crate::result::CniResult;
 use crate::version::Version;
 use serde_json::{Map, Value};
 use weft_model::group::{GROUP_ANNOTATION, Identity};
@@ -44,6 +45,33 @@ impl Config {
     /// Code 1 if we do not speak it, 6 if it is no text.
     pub fn version(&self) -> Result<Version, CniError> {
         Version::parse(&self.text("cniVersion")?.unwrap_or_default())
+    }
+
+    /// The network's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.get("name").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// As it came, for a plugin that does part of the work.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0).unwrap_or_default()
+    }
+
+    /// The same in an older version, `prevResult` too.
+    ///
+    /// # Errors
+    /// `prevResult` is none: codes 1 and 6.
+    pub fn in_version(&self, version: Version) -> Result<Self, CniError> {
+        let mut map = self.0.clone();
+        map.retain(|key, _| !key.eq_ignore_ascii_case("cniVersion"));
+        map.insert("cniVersion".to_owned(), version.as_str().into());
+        if let Some(previous) = CniResult::previous(self)? {
+            map.retain(|key, _| !key.eq_ignore_ascii_case("prevResult"));
+            map.insert("prevResult".to_owned(), previous.to_value(version));
+        }
+        Ok(Self(map))
     }
 
     /// The value of a key; `null` is as good as absent.
@@ -104,7 +132,7 @@ impl Config {
 }
 
 /// The value of a key, exact or else in any case; `null` is as good as absent.
-fn lookup<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+pub(crate) fn lookup<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     map.get(key)
         .or_else(|| map.iter().find(|(ours, _)| ours.eq_ignore_ascii_case(key)).map(|(_, value)| value))
         .filter(|value| !value.is_null())

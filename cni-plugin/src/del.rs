@@ -5,7 +5,10 @@
 
 use crate::call::{Call, host, internal};
 use crate::client::{Agent, AgentError, Patience};
+use crate::environment::Command;
 use crate::error::CniError;
+use crate::fault;
+use crate::ipam;
 use crate::link::{HostEnd, judge};
 use crate::process::Answer;
 use crate::release;
@@ -29,6 +32,7 @@ pub fn del(call: &Call) -> Result<Answer, CniError> {
         said += &format!("weft-cni: {error}; going on with the default\n");
         Section::default()
     });
+    fault::point();
     let agent = Agent { socket: section.socket.clone(), patience: Patience::Once(LIMIT) };
     let request = RemoveRequest { attachment: call.attachment.clone() };
     match agent.post::<_, RemoveResponse>("/v1/remove", &request) {
@@ -36,7 +40,18 @@ pub fn del(call: &Call) -> Result<Answer, CniError> {
         Ok(_) => {}
         Err(error) => said += &by_hand(call, &section, &error)?,
     }
+    fault::point();
+    said += &undelegate(call)?;
     Ok(Answer { stderr: said, ..Answer::default() })
+}
+
+/// Has another plugin take its address back, after the link is gone: until then it was in use.
+fn undelegate(call: &Call) -> Result<String, CniError> {
+    match ipam::delegate(&call.config) {
+        Ok(Some(delegate)) => delegate.call(Command::Del, &call.environment, &call.config).map(|()| String::new()),
+        Ok(None) => Ok(String::new()),
+        Err(error) => Ok(format!("weft-cni: {error}; no address is given back to another plugin\n")),
+    }
 }
 
 /// Removes the link without the agent, which is told afterwards, if it can be; what a person should know.
@@ -52,7 +67,7 @@ fn by_hand(call: &Call, section: &Section, error: &AgentError) -> Result<String,
             None
         }
         HostEnd::Ours { token, .. } => {
-            host.execute(&[Op::DeleteLink(name)], None)
+            fault::execute(&mut host, &[Op::DeleteLink(name)], None)
                 .map_err(|error| internal(&format!("cannot take {} down", call.attachment), &error))?;
             token
         }

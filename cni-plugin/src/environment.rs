@@ -34,6 +34,8 @@ pub struct Environment {
     pub ifname: String,
     /// `CNI_ARGS`
     pub args: String,
+    /// `CNI_PATH`
+    pub path: String,
 }
 
 /// Reads the variables; `None` without any command: somebody tries what this program is.
@@ -73,19 +75,14 @@ pub fn read(get: impl Fn(&str) -> Option<OsString>) -> Result<Option<Environment
         netns: optional("CNI_NETNS")?,
         ifname: optional("CNI_IFNAME")?,
         args: optional("CNI_ARGS")?,
+        path: optional("CNI_PATH")?,
     }))
 }
 
 fn command(word: &str) -> Option<Command> {
-    Some(match word {
-        "ADD" => Command::Add,
-        "DEL" => Command::Del,
-        "CHECK" => Command::Check,
-        "GC" => Command::Gc,
-        "STATUS" => Command::Status,
-        "VERSION" => Command::Version,
-        _ => return None,
-    })
+    const ALL: [Command; 6] =
+        [Command::Add, Command::Del, Command::Check, Command::Gc, Command::Status, Command::Version];
+    ALL.into_iter().find(|command| command.as_str() == word)
 }
 
 /// In the order in which the reference names what is missing.
@@ -95,6 +92,21 @@ fn needed(command: Command) -> &'static [&'static str] {
         Command::Del => &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"],
         Command::Gc | Command::Status => &["CNI_PATH"],
         Command::Version => &[],
+    }
+}
+
+impl Command {
+    /// As runtimes write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+            Self::Version => "VERSION",
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Code {
     TryAgainLater = 11,
     /// STATUS: an ADD would fail.
     NotAvailable = 50,
+    /// STATUS: an ADD would fail, and workloads that run already may be affected.
+    LimitedConnectivity = 51,
     /// Anything else.
     Internal = 999,
 }

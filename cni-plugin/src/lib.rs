@@ -12,10 +12,13 @@ pub mod check;
 pub mod client;
 pub mod config;
 pub mod del;
+pub mod delegate;
 pub mod environment;
 pub mod error;
+pub mod fault;
 pub mod host_wide;
 pub mod http;
+pub mod ipam;
 pub mod link;
 pub mod note;
 pub mod process;
@@ -84,10 +87,10 @@ fn about_host(environment: &Environment, config: &Config, version: &mut Version)
     *version = config.version()?;
     if environment.command == Command::Gc {
         since(*version, Version::V110, "GC")?;
-        return host_wide::gc(config);
+        return host_wide::gc(environment, config);
     }
     since(*version, Version::V110, "STATUS")?;
-    host_wide::status(config)
+    host_wide::status(environment, config)
 }
 
 fn since(version: Version, first: Version, command: &str) -> Result<(), CniError> {

@@ -56,6 +56,7 @@ mod tests {
             mtu: 1450,
             up,
             master: None,
+            other_end: None,
             alias: alias.map(str::to_owned),
             kind: LinkKind::Veth,
             guarded_port: false,

@@ -3,6 +3,7 @@
 use crate::config::{Config, shown};
 use crate::error::{CniError, Code};
 use crate::version::Version;
+use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::net::Ipv4Addr;
@@ -70,14 +71,40 @@ impl CniResult {
         let Some(value) = config.get("prevResult") else {
             return Ok(None);
         };
-        let result: Self = serde_json::from_value(value.clone()).map_err(|error| {
-            CniError::new(Code::Decoding, format!("could not parse prevResult: {error}")).details(shown(value))
-        })?;
+        Self::read(value).map(Some).map_err(|error| match error.code {
+            6 => CniError::new(Code::Decoding, format!("could not parse prevResult: {error}")).details(shown(value)),
+            _ => error,
+        })
+    }
+
+    /// Reads a plugin's result.
+    ///
+    /// # Errors
+    /// Code 6 if it is none, 1 if it is of a version we do not speak.
+    pub fn read(value: &Value) -> Result<Self, CniError> {
+        let result: Self =
+            serde_json::from_value(value.clone()).map_err(|error| CniError::new(Code::Decoding, error.to_string()))?;
         // Absent: the config's own.
         if !result.cni_version.is_empty() {
             Version::parse(&result.cni_version)?;
         }
-        Ok(Some(result))
+        Ok(result)
+    }
+
+    /// Its addresses with prefix length, each with its gateway.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.ips.iter().map(|ip| (ip.address.as_str(), ip.gateway.as_deref().filter(|text| !text.is_empty())))
+    }
+
+    /// Its routes.
+    pub fn routes(&self) -> impl Iterator<Item = &Map<String, Value>> {
+        self.routes.iter()
+    }
+
+    /// Its DNS.
+    #[must_use]
+    pub fn dns(&self) -> &Map<String, Value> {
+        &self.dns
     }
 
     /// Adds what was wired: the host's end, the workload's end, its address and routes.
@@ -107,6 +134,14 @@ impl CniResult {
         ]));
     }
 
+    /// Adds a route through the workload's gateway.
+    pub fn add_route(&mut self, destination: Ipv4Network, gateway: Ipv4Addr) {
+        self.routes.push(Map::from_iter([
+            ("dst".to_owned(), Value::from(destination.to_string())),
+            ("gw".to_owned(), Value::from(gateway.to_string())),
+        ]));
+    }
+
     /// Sets DNS: the config's `dns`, else the agent's servers, else what earlier plugins said.
     pub fn set_dns(&mut self, config: Option<&Map<String, Value>>, servers: &[Ipv4Addr]) {
         if let Some(dns) = config.filter(|dns| !dns.is_empty()) {
@@ -119,18 +154,31 @@ impl CniResult {
 
     /// Whether an interface with an address is in it, as ADD would have said.
     #[must_use]
-    pub fn has(&self, ifname: &str, sandbox: &str, address: Ipv4Addr) -> bool {
+    pub fn has(&self, ifname: &str, is_sandbox: impl Fn(&str) -> bool, address: Ipv4Addr) -> bool {
         let address = format!("{address}/32");
         self.ips.iter().filter(|ip| ip.address == address).any(|ip| {
             ip.interface
                 .and_then(|index| self.interfaces.get(usize::try_from(index).ok()?))
-                .is_some_and(|link| link.name == ifname && link.sandbox == sandbox)
+                .is_some_and(|link| link.name == ifname && is_sandbox(&link.sandbox))
         })
     }
 
     /// As printed: in that version, with nothing that came later.
     #[must_use]
-    pub fn to_json(mut self, version: Version) -> String {
+    pub fn to_json(self, version: Version) -> String {
+        #[expect(clippy::unwrap_used, reason = "text keys and plain values always serialise")]
+        let mut text = serde_json::to_string_pretty(&self.in_version(version)).unwrap();
+        text.push('\n');
+        text
+    }
+
+    /// The same as a value.
+    #[must_use]
+    pub fn to_value(self, version: Version) -> Value {
+        serde_json::to_value(self.in_version(version)).unwrap_or_default()
+    }
+
+    fn in_version(mut self, version: Version) -> Self {
         version.as_str().clone_into(&mut self.cni_version);
         for ip in &mut self.ips {
             let family = if ip.address.contains(':') { "6" } else { "4" };
@@ -144,9 +192,6 @@ impl CniResult {
                 route.retain(|key, _| key == "dst" || key == "gw");
             }
         }
-        #[expect(clippy::unwrap_used, reason = "text keys and plain values always serialise")]
-        let mut text = serde_json::to_string_pretty(&self).unwrap();
-        text.push('\n');
-        text
+        self
     }
 }

@@ -20,6 +20,7 @@
 
 mod error;
 mod executor;
+mod inside;
 mod netlink;
 mod netns;
 mod nft;

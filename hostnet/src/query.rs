@@ -32,6 +32,8 @@ pub struct LinkInfo {
     pub up: bool,
     /// Index of the bridge (or bond, or VRF) it is a port of.
     pub master: Option<u32>,
+    /// `IFLA_LINK`: of a veth end the other end's index, in the namespace that is in.
+    pub other_end: Option<u32>,
     /// `IFLA_IFALIAS`.
     pub alias: Option<String>,
     /// What it is.
@@ -193,6 +195,7 @@ fn link_info(message: &RouteNetlinkMessage) -> Option<LinkInfo> {
             LinkAttribute::Address(bytes) => link.mac = mac(bytes).unwrap_or(Mac([0; 6])),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Controller(index) => link.master = Some(*index),
+            LinkAttribute::Link(index) => link.other_end = Some(*index),
             LinkAttribute::IfAlias(text) => link.alias = Some(text.clone()),
             LinkAttribute::LinkInfo(infos) => read_infos(infos, &mut link),
             _ => {}
@@ -212,6 +215,7 @@ fn blank(message: &LinkMessage) -> LinkInfo {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         master: None,
+        other_end: None,
         alias: None,
         kind: LinkKind::Other,
         guarded_port: false,

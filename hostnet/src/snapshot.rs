@@ -45,7 +45,7 @@ impl SnapshotScope {
 const FIXED: u16 = 0xc0;
 
 /// Names of links by index.
-type Names = BTreeMap<u32, IfName>;
+pub(crate) type Names = BTreeMap<u32, IfName>;
 
 impl Executor {
     /// Reads the namespace. The parts are read one after the other: what changes meanwhile is seen by
@@ -109,7 +109,7 @@ impl Executor {
     }
 
     /// Static forwarding entries of a bridge's ports.
-    fn port_entries(&mut self, bridge: u32, names: &Names) -> Result<BTreeSet<(IfName, Mac)>, Error> {
+    pub(crate) fn port_entries(&mut self, bridge: u32, names: &Names) -> Result<BTreeSet<(IfName, Mac)>, Error> {
         let mut request = NeighbourMessage::default();
         request.header.family = AddressFamily::Bridge;
         request.attributes.push(NeighbourAttribute::Controller(bridge));
@@ -125,7 +125,11 @@ impl Executor {
     }
 
     /// Permanent neighbours on the given links.
-    fn neighbours(&mut self, links: &BTreeSet<u32>, names: &Names) -> Result<BTreeMap<(IfName, Ipv4Addr), Mac>, Error> {
+    pub(crate) fn neighbours(
+        &mut self,
+        links: &BTreeSet<u32>,
+        names: &Names,
+    ) -> Result<BTreeMap<(IfName, Ipv4Addr), Mac>, Error> {
         let mut request = NeighbourMessage::default();
         request.header.family = AddressFamily::Inet;
         let found = self.neighbour_dump("neighbours", request)?;
@@ -157,7 +161,7 @@ impl Executor {
 
     /// Routes of ours in the main table. Of several to one destination the one the kernel would take:
     /// it lists them by metric.
-    fn routes(&mut self, names: &Names) -> Result<BTreeMap<Ipv4Network, Route>, Error> {
+    pub(crate) fn routes(&mut self, names: &Names) -> Result<BTreeMap<Ipv4Network, Route>, Error> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
         request.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -175,7 +179,7 @@ impl Executor {
     }
 }
 
-fn read_sysctls(keys: &BTreeSet<String>) -> Result<BTreeMap<String, String>, Error> {
+pub(crate) fn read_sysctls(keys: &BTreeSet<String>) -> Result<BTreeMap<String, String>, Error> {
     keys.iter().filter_map(|key| sysctl::read(key).map(|value| Some((key.clone(), value?))).transpose()).collect()
 }
 

@@ -122,8 +122,17 @@ impl Host {
     /// # Errors
     /// It runs already, or cannot be started.
     pub fn start_agent(&mut self) -> Result<()> {
+        self.start_agent_with(&[])
+    }
+
+    /// As [`Self::start_agent`], with more environment.
+    ///
+    /// # Errors
+    /// As [`Self::start_agent`].
+    pub fn start_agent_with(&mut self, environment: &[(&str, String)]) -> Result<()> {
         anyhow::ensure!(self.agent.is_none(), "the agent of {} runs already", self.name());
         let mut command = self.agent_command()?;
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         self.agent =
             Some(Process::start(&format!("weftd of {}", self.name()), &mut command, &self.folder.join("weftd.log"))?);
         Ok(())
@@ -135,6 +144,15 @@ impl Host {
     /// It does not run.
     pub fn kill_agent(&mut self) -> Result<()> {
         self.agent.take().context("the agent does not run")?.kill()
+    }
+
+    /// Whether the agent has ended by itself; another one can be started then.
+    pub fn agent_ended(&mut self) -> bool {
+        let ended = self.agent.as_mut().is_none_or(|agent| agent.check().is_err());
+        if ended {
+            self.agent = None;
+        }
+        ended
     }
 
     /// Asks the agent to end.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 /// Which runtime speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +90,8 @@ pub struct CniCall {
     pub args: String,
     /// Standard input.
     pub stdin: Value,
+    /// More environment, or other values for the variables runtimes always set.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl CniCall {
@@ -98,6 +100,14 @@ impl CniCall {
     /// # Errors
     /// It cannot be started.
     pub fn run(&self, host: &Host) -> Result<Output> {
+        Ok(self.start(host)?.wait_with_output()?)
+    }
+
+    /// Starts the plugin and waits for nothing.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(&self, host: &Host) -> Result<Child> {
         let mut command = command_in(&host.netns, &binary("weft-cni")?);
         command
             .current_dir("/")
@@ -107,17 +117,17 @@ impl CniCall {
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", "/opt/cni/bin")
             .env("CNI_ARGS", &self.args)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start weft-cni")?;
         let stdin = serde_json::to_vec(&self.stdin)?;
-        // A plugin that refuses its environment ends without reading; what it says is what counts.
         match child.stdin.take().context("no stdin")?.write_all(&stdin) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
-            _ => {}
+            // A plugin that refuses its environment ends without reading; what it says is what counts.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(child),
         }
-        Ok(child.wait_with_output()?)
     }
 
     /// Runs it and gives its result.
@@ -159,6 +169,7 @@ pub fn add_call(host: &Host, options: &WorkloadOptions, container_id: &str, netn
         netns: netns.display().to_string(),
         args,
         stdin,
+        environment: Vec::new(),
     }
 }
 

@@ -15,4 +15,5 @@ pub mod net;
 pub mod op;
 pub mod overlay;
 pub mod policy;
+pub mod wired;
 pub mod workload;

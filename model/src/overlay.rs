@@ -253,12 +253,14 @@ pub fn desired(placement: &Placement, peers: &[Peer], workloads: &BTreeMap<Attac
             .chain([(subnet.network(), own_route)])
             .collect(),
         ports,
-        sysctls: sysctls(bridge, vxlan),
+        sysctls: host_sysctls(bridge, vxlan),
         nft: nft::table(placement),
     }
 }
 
-fn sysctls(bridge: &IfName, vxlan: &IfName) -> BTreeMap<String, String> {
+/// Kernel settings of the host, paths below `/proc/sys`.
+#[must_use]
+pub fn host_sysctls(bridge: &IfName, vxlan: &IfName) -> BTreeMap<String, String> {
     [
         ("net/ipv4/ip_forward".to_owned(), "1"),
         // Every packet between workloads of one host is routed over the bridge it came from: without

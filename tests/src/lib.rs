@@ -4,6 +4,7 @@
 
 pub mod frames;
 pub mod hostile;
+pub mod ports;
 
 use weft_lab::{HostOptions, Lab, LabOptions};
 

@@ -44,12 +44,18 @@ fn what_could_never_work_is_refused() {
         ("hostname = ''", "hostname"),
         ("subnet_len = 24", "subnet_len"),
         ("vxlan_name = 'weft0'", "vxlan_name"),
+        ("reserved_addresses = ['10.255.3.20-10.255.3.10']", "reserved_addresses"),
+        ("reserved_addresses = ['10.255.3.1', '10.255.3.1/28']", "reserved_addresses"),
         ("etcd_endpoints = ['http://:2379']", "etcd_endpoints"),
         ("etcd_endpoints = ['http://a:99999']", "etcd_endpoints"),
     ] {
         let errors = parse(&format!("kind = 'cell'\n{text}")).unwrap_err();
         assert!(errors.0.len() == 1 && errors.0[0].starts_with(field), "{text}: {errors}");
     }
+    let reserved =
+        parse("kind = 'cell'\nreserved_addresses = ['10.255.3.9', '10.255.3.10-10.255.3.20', '10.255.3.64/28']");
+    let ranges: Vec<String> = reserved.unwrap().reserved.iter().map(|range| format!("{range:?}")).collect();
+    assert_eq!(ranges, ["10.255.3.9..=10.255.3.9", "10.255.3.10..=10.255.3.20", "10.255.3.64..=10.255.3.79"]);
     assert!(parse("kind = 'cell'\netcd_endpoints = ['http://[::1]:2379', 'http://etcd-0.etcd:2379/']").is_ok());
 }
 

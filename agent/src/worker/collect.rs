@@ -30,6 +30,7 @@ impl Core {
         self.collect_gone(&alive);
         self.collect_lapsed(&alive);
         self.collect_strays(&links);
+        self.block_used(&links);
     }
 
     /// The token of a workload whose link lost its alias: still its link, by name and index.
@@ -52,7 +53,23 @@ impl Core {
         for (attachment, _) in &gone {
             tracing::info!(%attachment, "its link is gone: collecting");
         }
-        self.forget_all(gone.iter().map(|(attachment, token)| (attachment, Some(token))));
+        let forgotten = self.forget_all(gone.iter().map(|(attachment, token)| (attachment, Some(token))));
+        self.collected += forgotten.iter().map(|was| u64::from(*was)).sum::<u64>();
+    }
+
+    /// Addresses the kernel shows in use are not given, whoever uses them.
+    fn block_used(&mut self, links: &[LinkInfo]) {
+        let addresses = match self.kernel.addresses() {
+            Ok(addresses) => addresses,
+            Err(error) => return tracing::error!(%error, "cannot list addresses: some in use may be unknown"),
+        };
+        let Some(pool) = &mut self.pool else { return };
+        let subnet = pool.subnet();
+        let slot_at = |(_, network): (u32, ipnetwork::Ipv4Network)| {
+            subnet.offset(network.ip()).and_then(|offset| u16::try_from(offset).ok()).map(Slot)
+        };
+        let used = links.iter().filter_map(slot_of).chain(addresses.into_iter().filter_map(slot_at));
+        pool.block(used.collect());
     }
 
     /// Reservations whose plugin was killed.
@@ -76,7 +93,9 @@ impl Core {
             let stray = match &entry {
                 Some(entry) if entry.token == alias.token => match entry.state {
                     State::Committed => false,
-                    State::Reserved { since } => boot_seconds().saturating_sub(since) > 120,
+                    State::Reserved { since } => {
+                        boot_seconds().saturating_sub(since) > crate::fault::reservation_seconds()
+                    }
                 },
                 _ => self.pool.is_some(),
             };
@@ -118,6 +137,7 @@ impl Core {
                 return;
             }
         };
+        self.block_used(&links);
         for link in links.iter().filter(|link| link.up) {
             let (Some(alias), Some(slot)) = (alias(link), slot_of(link)) else { continue };
             let Some(pool) = &mut self.pool else { return };
@@ -129,6 +149,7 @@ impl Core {
                 token: alias.token,
                 slot,
                 netns: String::new(),
+                network: String::new(),
                 identity: Identity::default(),
                 group: None,
                 state: State::Committed,

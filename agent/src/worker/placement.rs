@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 use weft_hostnet::Executor;
 use weft_ipam::Times;
-use weft_model::id::IfName;
+use weft_model::id::{IfName, Slot};
 use weft_model::lease;
 use weft_model::overlay::{Peer, Placement, VXLAN_OVERHEAD};
 
@@ -154,8 +154,17 @@ impl Core {
     }
 
     fn open_pool(&mut self, subnet: weft_model::net::Subnet) {
-        let times = Times { cool_down: self.config.cool_down, ..Times::default() };
-        self.pool = Some(self.journal.restore(subnet, times));
+        let times = Times { cool_down: self.config.cool_down, reservation: crate::fault::reservation_seconds() };
+        let mut pool = self.journal.restore(subnet, times);
+        let reserved = |slot: &Slot| {
+            subnet
+                .address(u32::from(slot.0))
+                .is_some_and(|ip| self.config.reserved.iter().any(|range| range.contains(&ip)))
+        };
+        pool.keep_back(
+            subnet.workload_offsets().filter_map(|n| u16::try_from(n).ok()).map(Slot).filter(reserved).collect(),
+        );
+        self.pool = Some(pool);
         self.adopt_links();
     }
 

@@ -7,6 +7,7 @@
 
 use super::collect::{alias, slot_of};
 use super::{Command, Core, Reply, Worker, answer, internal};
+use crate::fault;
 use std::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::oneshot;
 use weft_api::agent::{RemoveRequest, RemoveResponse};
@@ -109,6 +110,7 @@ impl Core {
     pub(super) fn remove(&mut self, request: RemoveRequest, caller: Caller) {
         let RemoveRequest { attachment } = request;
         let token = self.pool.as_ref().and_then(|pool| pool.get(&attachment)).map(|entry| entry.token.clone());
+        fault::point("remove-asked", &attachment);
         if let Err(mpsc::SendError(removal)) = self.remover.send(Removal { attachment, token, caller }) {
             answer(removal.caller, Err(internal("the thread that removes links has ended")));
         }
@@ -116,9 +118,11 @@ impl Core {
 
     /// Gives back the addresses of those whose links are gone, and answers.
     pub(super) fn removed(&mut self, removed: Vec<Removed>) {
+        removed.iter().for_each(|one| fault::point("remove-passed", &one.removal.attachment));
         let over = |one: &&Removed| one.link.is_ok() && one.removal.token.is_some();
         let gone = removed.iter().filter(over).map(|one| (&one.removal.attachment, one.removal.token.as_ref()));
         let mut forgotten = self.forget_all(gone).into_iter();
+        removed.iter().for_each(|one| fault::point("remove-forgotten", &one.removal.attachment));
         for one in removed {
             let released = over(&&one) && forgotten.next().unwrap_or(false);
             let result = one.link.map(|end| RemoveResponse { released, foreign: end == End::Foreign });

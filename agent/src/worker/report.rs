@@ -60,6 +60,7 @@ impl Core {
             refused_peers: self.refused_peers.clone(),
             endpoints: u32::try_from(self.committed().len()).unwrap_or(u32::MAX),
             free_addresses: usage.free,
+            collected: self.collected,
             enforced_revision: self.enforced,
             network: self.network.clone(),
             datapath: self.programs.clone(),
@@ -104,6 +105,7 @@ impl Core {
                 address: pool.address(entry.slot)?,
                 host_ifname: host_ifname(attachment).to_string(),
                 netns: entry.netns.clone(),
+                network: entry.network.clone(),
                 group: entry.group.clone(),
                 tag,
                 state: match entry.state {

@@ -2,11 +2,12 @@
 
 use super::journal::boot_seconds;
 use super::{Core, Reply, internal, try_again};
+use crate::fault;
 use weft_api::agent::{
     ApiError, CommitRequest, CommitResponse, ErrorCode, Ready, ReleaseRequest, ReleaseResponse, ReserveRequest,
     ReserveResponse,
 };
-use weft_ipam::{Entry, Pool, PoolError, Released, Request, State};
+use weft_ipam::{Entry, Pool, PoolError, Released, Request, State, Unavailable};
 use weft_model::group::group_of;
 use weft_model::id::{Attachment, Token};
 use weft_model::mac::Mac;
@@ -36,12 +37,14 @@ impl Core {
         }
         if self.datapath.is_none() {
             return Err(ApiError {
+                code: self.limited(),
                 details: self.programs.error.clone(),
                 ..try_again("agent not ready: kernel programs are not loaded")
             });
         }
         if !self.built {
             return Err(ApiError {
+                code: self.limited(),
                 details: self.network.error.clone(),
                 ..try_again("agent not ready: the host's network is not set up")
             });
@@ -50,6 +53,11 @@ impl Core {
             (Some(pool), Some(placement)) => Ok((pool, placement)),
             _ => Err(try_again("agent not ready: no subnet yet")),
         }
+    }
+
+    /// What is wrong with the host's network or programs affects who runs here already.
+    fn limited(&self) -> ErrorCode {
+        if self.committed().is_empty() { ErrorCode::TryAgain } else { ErrorCode::Limited }
     }
 
     pub(super) fn ready(&mut self) -> Reply<Ready> {
@@ -63,14 +71,16 @@ impl Core {
             details: Some("the workload's identity cannot be accepted; it is not started with another one".to_owned()),
         })?;
         let token = Token::new(uuid::Uuid::new_v4().to_string()).map_err(|error| internal(error.to_string()))?;
-        let ReserveRequest { attachment, netns, identity } = request;
+        let ReserveRequest { attachment, netns, network, address, identity } = request;
         let (pool, placement) = self.serving()?;
-        let request = Request { attachment: attachment.clone(), token, netns, identity, group };
+        let request = Request { attachment: attachment.clone(), token, netns, network, address, identity, group };
         let reserved = pool.reserve(request, boot_seconds()).map_err(refusal)?;
         let wiring = wiring(placement, pool, &attachment, &reserved.entry)?;
+        fault::point("reserve-chosen", &attachment);
         if let (Some(event), Some(pool)) = (&reserved.event, &self.pool) {
             self.journal.append(event, pool);
         }
+        fault::point("reserve-written", &attachment);
         tracing::info!(%attachment, address = %wiring.address, group = ?reserved.entry.group.as_ref().map(ToString::to_string), "reserved");
         Ok(ReserveResponse { wiring, group: reserved.entry.group, committed: reserved.entry.state == State::Committed })
     }
@@ -98,6 +108,7 @@ impl Core {
         if let (Some(event), Some(pool)) = (&event, &self.pool) {
             self.journal.append(event, pool);
         }
+        fault::point("commit-written", attachment);
         tracing::info!(%attachment, address = %wiring.address, link = %wiring.host_ifname(), "committed");
         self.publish();
         Ok(CommitResponse { dns_servers: self.config.dns_servers.clone() })
@@ -124,14 +135,26 @@ impl Core {
             datapath.attach_workload(&name).map_err(|error| crate::leases::chain(&error))?;
             self.guarded.insert(wiring.attachment.clone());
         }
+        fault::point("commit-guarded", &wiring.attachment);
         self.program_endpoints()?;
+        fault::point("commit-mapped", &wiring.attachment);
         let ops = [
             Op::JoinBridge { link: name.clone(), bridge: bridge.clone() },
             Op::ReplacePortEntry(name.clone(), wiring.workload_mac()),
             Op::ReplaceNeighbour(bridge, wiring.address, wiring.workload_mac()),
             Op::SetUp(name),
         ];
-        self.kernel.execute(&ops, None).map_err(|error| error.to_string())
+        self.execute(&ops, &wiring.attachment)
+    }
+
+    /// One batch; each op a step of its own when somebody wants to stop after one.
+    fn execute(&mut self, ops: &[Op], attachment: &Attachment) -> Result<(), String> {
+        let steps = if fault::armed() { 1 } else { ops.len() };
+        for (number, step) in ops.chunks(steps).enumerate() {
+            self.kernel.execute(step, None).map_err(|error| error.to_string())?;
+            fault::point(&format!("commit-op-{number}"), attachment);
+        }
+        Ok(())
     }
 
     /// A hint from the plugin: what the kernel shows decides.
@@ -198,7 +221,7 @@ impl Core {
     }
 }
 
-fn wiring(placement: &Placement, pool: &Pool, attachment: &Attachment, entry: &Entry) -> Reply<Wiring> {
+pub(super) fn wiring(placement: &Placement, pool: &Pool, attachment: &Attachment, entry: &Entry) -> Reply<Wiring> {
     let address = pool
         .address(entry.slot)
         .ok_or_else(|| internal(format!("slot {} is outside {}", entry.slot.0, pool.subnet())))?;
@@ -217,6 +240,17 @@ fn refusal(error: PoolError) -> ApiError {
     match error {
         PoolError::Exhausted { .. } | PoolError::NotReserved { .. } | PoolError::OtherToken { .. } => {
             try_again(error.to_string())
+        }
+        PoolError::Unavailable { ref why, .. } => {
+            let code = match why {
+                Unavailable::Outside(_) | Unavailable::NotAWorkloads { .. } | Unavailable::Reserved => {
+                    ErrorCode::Invalid
+                }
+                // Its owner may be about to go.
+                Unavailable::Owned(_) | Unavailable::Blocked => ErrorCode::TryAgain,
+                Unavailable::HasAnother(_) => ErrorCode::Exists,
+            };
+            ApiError { code, message: error.to_string(), details: None }
         }
         PoolError::BadSlot { .. } => internal(error.to_string()),
     }

@@ -21,7 +21,7 @@ pub fn status(status: &Status) -> String {
     push(&mut page, "network", &format!("underlay {}, subnet {subnet}, lease {}", status.public_ip, status.lease));
     push(&mut page, "store", &store(&status.store));
     push(&mut page, "policies", &format!("revision {} enforced", status.enforced_revision));
-    push(&mut page, "workloads", &format!("{}, {} addresses free", status.endpoints, status.free_addresses));
+    push(&mut page, "workloads", &workloads(status));
     push(&mut page, "links, routes", &sync(&status.network));
     push(&mut page, "programs, maps", &sync(&status.datapath));
     for refused in &status.refused_peers {
@@ -36,6 +36,14 @@ pub fn status(status: &Status) -> String {
         page.push_str(&table(["PACKETS", "COUNT"], rows));
     }
     page
+}
+
+fn workloads(status: &Status) -> String {
+    let collected = match status.collected {
+        0 => String::new(),
+        count => format!(", {count} collected that had lost their namespace"),
+    };
+    format!("{}, {} addresses free{collected}", status.endpoints, status.free_addresses)
 }
 
 fn push(page: &mut String, what: &str, text: &str) {

@@ -215,6 +215,9 @@ fn status_follows_the_agent_and_waits_for_a_restart() {
     let ready = TestAgent::new(|_| ok(json!({"subnet": "10.255.30.0/24"})));
     status(&ready.config(), &host).silent_success();
     assert_eq!(ready.calls(), ["GET /v1/ready"]);
+    let limited =
+        TestAgent::new(|_| Reply::Json(503, json!({"code": "limited", "message": "programs are not loaded"})));
+    assert_eq!(status(&limited.config(), &host).message(), (51, "programs are not loaded".to_owned()));
     let unready = TestAgent::new(|_| {
         Reply::Json(503, json!({"code": "try-again", "message": "agent not ready", "details": "no lease yet"}))
     });

@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent;
+mod check;
+mod delegation;
+mod host_wide;
 mod one_document;
 mod results;
 mod runtimes;

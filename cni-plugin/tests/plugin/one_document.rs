@@ -40,6 +40,11 @@ fn key() -> impl Strategy<Value = String> {
         "interface",
         "address",
         "cni.dev/valid-attachments",
+        "cni.dev/attachments",
+        "containerID",
+        "ifname",
+        "ipam",
+        "type",
         "NAME",
     ];
     prop_oneof![6 => prop::sample::select(known).prop_map(str::to_owned), 1 => any::<String>()]

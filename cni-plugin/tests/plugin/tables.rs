@@ -184,20 +184,6 @@ fn commands_newer_than_the_config() {
 }
 
 #[test]
-fn gc_tells_none_from_nothing() {
-    let of = |config: Value| call(&[("CNI_COMMAND", "GC"), ("CNI_PATH", "/x")], &config.to_string());
-    let base = json!({"cniVersion": "1.1.0", "name": "a"});
-    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
-        for value in [Value::Null, json!([]), json!([{"containerID": "c", "ifname": "eth0"}])] {
-            let mut config = base.clone();
-            config[key] = value;
-            assert_eq!(of(config), Answer::default());
-        }
-    }
-    assert_eq!(refused(&of(base)).0, 7);
-}
-
-#[test]
 fn version_ignores_stdin_and_everything_else() {
     let answer = call(&[("CNI_COMMAND", "VERSION"), ("CNI_IFNAME", "a/b")], "garbage");
     let line = r#"{"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#;

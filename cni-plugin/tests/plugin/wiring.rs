@@ -256,39 +256,6 @@ fn a_netns_that_is_none_fails_add_by_name_and_del_not_at_all() {
 }
 
 #[test]
-fn check_compares_the_kernel_the_agent_and_the_result() {
-    let (host, workload, name) = places();
-    let endpoint = json!([{
-        "attachment": {"containerId": "c1", "ifname": "eth0"}, "address": "10.255.30.7", "hostIfname": name,
-        "netns": workload.path(), "group": null, "tag": null, "state": "committed", "isolated": true,
-        "rules": 0, "generation": 1, "identity": {},
-    }]);
-    let agent = TestAgent::new(move |request| match request.call.as_str() {
-        "POST /v1/reserve" => ok(reservation(false)),
-        "GET /v1/endpoints" => ok(endpoint.clone()),
-        _ => ok(json!({})),
-    });
-    let result = add(&agent, &host, &workload.path()).result();
-    host.run(&format!("ip link set {name} up"));
-    let check = |previous: &Value| {
-        let mut config = agent.config();
-        config["prevResult"] = previous.clone();
-        Call::new("CHECK", &config).with("CNI_NETNS", workload.path()).run(&host)
-    };
-    check(&result).silent_success();
-    assert_eq!(check(&Value::Null).message(), (7, "Required prevResult missing".to_owned()));
-    let mut other = result.clone();
-    other["ips"][0]["address"] = json!("10.255.30.8/32");
-    assert!(check(&other).message().1.contains("prevResult lacks 10.255.30.7/32"));
-    workload.run("ip addr del 10.255.30.7/32 dev eth0");
-    assert!(check(&result).message().1.contains("lacks its address 10.255.30.7/32"));
-    workload.run("ip link set eth0 down");
-    assert!(check(&result).message().1.contains("eth0 is missing or down"));
-    host.run(&format!("ip link set {name} down"));
-    assert!(check(&result).message().1.contains(&format!("its host end {name} is missing or down")));
-}
-
-#[test]
 fn a_link_whose_maker_was_killed_before_it_wrote_the_alias_is_replaced_and_removed() {
     let (host, workload, name) = places();
     let (agent, _looked) = willing(&host);
@@ -349,6 +316,7 @@ fn the_agent_learns_identity_and_namespace() {
         json!({
             "attachment": {"containerId": "c1", "ifname": "eth0"},
             "netns": workload.path(),
+            "network": "weft",
             "identity": {
                 "policyGroupId": "3b1c", "spaceId": "5e", "orgId": "6f",
                 "podNamespace": "shop", "podName": "w3", "groupAnnotation": "web",

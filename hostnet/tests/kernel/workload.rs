@@ -2,6 +2,8 @@
 
 use crate::support::{Host, ifname};
 use serde_json::json;
+use weft_model::wired::{differences, sysctls_of};
+use weft_model::workload::plan_workload;
 
 #[test]
 fn the_plugins_plans_make_what_the_design_asks_for() {
@@ -80,4 +82,48 @@ fn workloads_are_removed_together_and_nothing_else_goes() {
     host.inside[2].sh("ping -c 1 -W 2 10.255.1.1");
     host.executor.execute(&[weft_model::op::Op::DeleteLinks(vec![wirings[2].host_ifname()])], None).unwrap();
     assert!(!left(&mut host, 2));
+}
+
+#[test]
+fn a_wired_namespace_reads_as_its_plan_and_what_is_changed_by_hand_is_seen() {
+    let mut host = Host::new();
+    let wiring = host.add_workload(2);
+    host.reconcile();
+    let plan = plan_workload(&wiring);
+    let mut inside = host.inside[0].executor();
+    let mut found = || {
+        let seen = inside.inside(&ifname("eth0"), &sysctls_of(&plan)).unwrap();
+        differences(&wiring, &plan, &seen)
+    };
+    assert_eq!(found(), Vec::<String>::new());
+    let space = &host.inside[0];
+    for (line, said) in [
+        ("ip link set eth0 mtu 1500", "MTU 1500"),
+        ("ip neigh del 10.255.1.1 dev eth0", "neighbour 10.255.1.1"),
+        ("ip link set eth0 address 02:00:00:00:00:01", "hardware address 02:00:00:00:00:01"),
+        ("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0", "disable_ipv6 is 0"),
+        ("ip route del default", "route 0.0.0.0/0"),
+        ("ip addr add 192.0.2.9/24 dev eth0", ""),
+        ("ip addr del 10.255.1.2/32 dev eth0", "address 10.255.1.2/32"),
+        ("ip link set lo down", "lo is down"),
+        ("ip link set eth0 down", "eth0 is down"),
+    ] {
+        space.sh(line);
+        let found = found();
+        assert!(found.iter().any(|difference| difference.contains(said)) || said.is_empty(), "{line}: {found:?}");
+    }
+    space.sh("ip link set eth0 name other");
+    assert_eq!(found(), ["eth0 is missing"]);
+    let (port, bridge) = (wiring.host_ifname(), ifname("weft0"));
+    let mut link = |name| host.executor.link(name).unwrap().unwrap();
+    let (port, bridge) = (link(&port), link(&bridge));
+    let wired = |host: &mut Host| {
+        let executor = &mut host.executor;
+        let entry = executor.has_port_entry(&bridge, &port, wiring.workload_mac()).unwrap();
+        (entry, executor.has_neighbour(&bridge, wiring.address, wiring.workload_mac()).unwrap())
+    };
+    assert_eq!(wired(&mut host), (true, true));
+    host.space.sh(&format!("bridge fdb del {} dev {} master", wiring.workload_mac(), port.name));
+    host.space.sh("ip neigh del 10.255.1.2 dev weft0");
+    assert_eq!(wired(&mut host), (false, false));
 }

@@ -95,6 +95,7 @@ fn debians(lab: &Lab, number: usize) -> Result<(Duration, Duration)> {
             "isDefaultGateway": true, "ipMasq": false,
             "ipam": {"type": "host-local", "subnet": "10.244.0.0/24", "dataDir": data}
         }),
+        environment: Vec::new(),
     };
     let host = netns(&lab.name, "debian");
     let plugin = PathBuf::from(DEBIAN_PLUGINS).join("bridge");

@@ -1,0 +1,31 @@
+//! Where tests stop the agent, and shorten what it waits for. Only debug builds have it.
+
+use weft_model::id::Attachment;
+
+/// A step of an ADD is done: the process ends here, without a word, if `WEFTD_STOP_AT` is
+/// `<step>:<container id>`.
+#[cfg(debug_assertions)]
+pub(crate) fn point(step: &str, attachment: &Attachment) {
+    if std::env::var("WEFTD_STOP_AT").is_ok_and(|at| at == format!("{step}:{}", attachment.container_id)) {
+        std::process::abort();
+    }
+}
+
+/// A step of an ADD is done.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub(crate) const fn point(_step: &str, _attachment: &Attachment) {}
+
+/// Whether somebody wants to stop after single steps.
+pub(crate) fn armed() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("WEFTD_STOP_AT").is_some()
+}
+
+/// Seconds after which a reservation lapses.
+pub(crate) fn reservation_seconds() -> u64 {
+    #[cfg(debug_assertions)]
+    if let Some(seconds) = std::env::var("WEFTD_RESERVATION_SECONDS").ok().and_then(|text| text.parse().ok()) {
+        return seconds;
+    }
+    weft_ipam::Times::default().reservation
+}

@@ -1,0 +1,91 @@
+//! CHECK's part of the host: link, port, programs, maps, settings. Nothing is repaired here; the
+//! passes do that.
+
+use super::workloads::wiring;
+use super::{Core, Reply, internal, try_again};
+use crate::leases::chain;
+use weft_api::agent::{CheckRequest, CheckResponse};
+use weft_hostnet::{Error, LinkInfo};
+use weft_ipam::State;
+use weft_model::overlay::{Link, Placement, host_sysctls};
+use weft_model::wired::{HostSide, host_differences};
+use weft_model::workload::Wiring;
+
+impl Core {
+    pub(super) fn check(&mut self, request: &CheckRequest) -> Reply<CheckResponse> {
+        let attachment = &request.attachment;
+        let (Some(pool), Some(placement)) = (&self.pool, self.placement.clone()) else {
+            return Err(try_again(format!("agent not ready: {attachment} cannot be checked without a subnet")));
+        };
+        let entry =
+            pool.get(attachment).ok_or_else(|| internal(format!("{attachment}: the agent does not know it")))?;
+        if entry.state != State::Committed {
+            return Err(internal(format!("{attachment}: it is reserved and not committed")));
+        }
+        let wiring = wiring(&placement, pool, attachment, entry)?;
+        let side = self.host_side(&wiring, &placement).map_err(|error| internal(format!("{attachment}: {error}")))?;
+        let mut found = host_differences(&wiring, &placement.bridge, &side);
+        found.extend(self.program_differences(&wiring));
+        match found.as_slice() {
+            [] => Ok(CheckResponse { wiring }),
+            found => Err(internal(format!("{attachment}: {}", found.join("; ")))),
+        }
+    }
+
+    fn host_side(&mut self, wiring: &Wiring, placement: &Placement) -> Result<HostSide, Error> {
+        let kernel = &mut self.kernel;
+        let (port, bridge) = (kernel.link(&wiring.host_ifname())?, kernel.link(&placement.bridge)?);
+        let mac = wiring.workload_mac();
+        let (mut port_entry, mut neighbour, mut gateway) = (false, false, false);
+        if let Some(bridge) = &bridge {
+            gateway = kernel.addresses_of(bridge)?.iter().any(|address| address.ip() == wiring.gateway);
+            neighbour = kernel.has_neighbour(bridge, wiring.address, mac)?;
+            if let Some(port) = &port {
+                port_entry = kernel.has_port_entry(bridge, port, mac)?;
+            }
+        }
+        let wanted = host_sysctls(&placement.bridge, &placement.vxlan);
+        let found = kernel.sysctls(&wanted.keys().cloned().collect())?;
+        let sysctls = wanted
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.clone(), value, found.get(&key)?.clone())))
+            .filter(|(_, wanted, found)| wanted != found)
+            .collect();
+        Ok(HostSide { port: port.map(link), bridge: bridge.map(link), gateway, port_entry, neighbour, sysctls })
+    }
+
+    /// The programs on its link, and what the maps say to them.
+    fn program_differences(&self, wiring: &Wiring) -> Vec<String> {
+        let mut found = Vec::new();
+        let Some(datapath) = &self.datapath else {
+            return vec!["the kernel programs are not loaded by this agent".to_owned()];
+        };
+        match datapath.workload_attached(&wiring.host_ifname()) {
+            Ok(true) => {}
+            Ok(false) => found.push(format!("{} lacks its programs", wiring.host_ifname())),
+            Err(error) => found.push(chain(&error)),
+        }
+        let written = datapath.endpoints().remove(&wiring.slot).map(|view| view.endpoint);
+        let meant = self.programmed.endpoints.get(&wiring.slot);
+        let its = |ip, mac| (ip, mac) == (wiring.address, wiring.workload_mac());
+        match written {
+            Some(written) if Some(&written) == meant && its(written.ip, written.mac) => {}
+            Some(_) => found.push("the programs' map has another entry for it than was written".to_owned()),
+            None => found.push("the programs' map has no entry for it".to_owned()),
+        }
+        found
+    }
+}
+
+fn link(info: LinkInfo) -> Link {
+    Link {
+        index: info.index,
+        mac: info.mac,
+        mtu: info.mtu,
+        up: info.up,
+        master: info.master,
+        alias: info.alias,
+        kind: info.kind,
+        guarded_port: info.guarded_port,
+    }
+}
