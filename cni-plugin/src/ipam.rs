@@ -75,7 +75,8 @@ impl Delegated {
             return Err(fail(format!("the address {address:?}: weft wires exactly one, of IPv4")));
         };
         let inet = |text: &str| {
-            text.parse::<Ipv4Addr>().map_err(|_| fail(format!("the gateway {text:?}: must be an IPv4 address")))
+            let parsed = text.parse::<Ipv4Addr>();
+            parsed.map_err(|error| fail(format!("the gateway {text:?}: must be an IPv4 address ({error})")))
         };
         let mut routes = Vec::new();
         for route in result.routes() {

@@ -183,3 +183,18 @@ fn wherever_the_agent_dies_the_waiting_add_comes_to_its_end() {
     nothing_is_left(lab.host("n1"));
     assert_eq!(watch.stop().violations, [""; 0]);
 }
+
+/// Were it blind, the tests here would prove nothing.
+#[test]
+fn the_eye_on_ports_sees_one_that_is_up_without_programs() {
+    let lab = lab_of_two("eye");
+    let host = lab.host("n1");
+    let watch = PortWatch::start(host);
+    host.sh("ip link add weft0123456789a index 16777300 type veth peer name other").unwrap();
+    host.sh("ip link set weft0123456789a up").unwrap();
+    let now = unfiltered(host);
+    assert_eq!(now.len(), 2, "{now:?}");
+    let seen = watch.stop();
+    assert!(!seen.violations.is_empty(), "{seen:?}");
+    host.sh("ip link del weft0123456789a").unwrap();
+}
