@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use weft_api::agent::{
     ApiError, CheckRequest, CheckResponse, CommitRequest, CommitResponse, EndpointView, ErrorCode, GcRequest,
-    GcResponse, Ready, ReleaseRequest, ReleaseResponse, RemoveRequest, RemoveResponse, ReserveRequest,
-    ReserveResponse, Status, StoreStatus, SyncStatus,
+    GcResponse, Ready, ReleaseRequest, ReleaseResponse, RemoveRequest, RemoveResponse, ReserveRequest, ReserveResponse,
+    Status, StoreStatus, SyncStatus,
 };
 use weft_datapath::{Datapath, DenialReader};
 use weft_hostnet::Executor;

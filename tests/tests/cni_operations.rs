@@ -99,7 +99,9 @@ fn impatient(call: &CniCall) -> CniCall {
 
 /// Zeroes all entries of the endpoint map.
 fn overwrite_endpoints(host: &Host) {
-    let pin = host.bpf_dir().join("v1/maps/ep").display().to_string();
+    // Whatever version the layout has.
+    let versions = std::fs::read_dir(host.bpf_dir()).unwrap().map(|version| version.unwrap().path().join("maps/ep"));
+    let pin = versions.filter(|pin| pin.exists()).map(|pin| pin.display().to_string()).next().unwrap();
     let shown: Value =
         serde_json::from_str(&weft_lab::shell::sh(&format!("bpftool -j map show pinned {pin}")).unwrap()).unwrap();
     let zeroes = vec!["00"; usize::try_from(shown["bytes_value"].as_u64().unwrap()).unwrap()].join(" ");

@@ -78,29 +78,60 @@ fn wherever_an_add_is_stopped_the_next_del_leaves_nothing_and_the_next_add_works
     assert!(seen.raised >= 2, "{seen:?}");
 }
 
-#[test]
-fn wherever_a_del_is_stopped_the_next_one_leaves_nothing() {
-    let mut lab = lab("stopdel");
-    let mut steps = 0;
-    loop {
+/// Stops DELs after each step until one is not stopped; how many steps there were.
+fn stop_dels(lab: &mut Lab, before: impl Fn(&mut Lab), after: impl Fn(&mut Lab)) -> usize {
+    for step in 1.. {
         let workload = lab.add("n1", &WorkloadOptions::pod("w", "open")).unwrap();
+        before(lab);
         let host = lab.host("n1");
         let del = del_call(host, &workload);
-        let stopped = was_stopped(&stop_after(&del, steps + 1).run(host).unwrap());
-        assert_eq!(unfiltered(host), [""; 0], "after step {}", steps + 1);
+        let stopped = was_stopped(&stop_after(&del, step).run(host).unwrap());
+        assert_eq!(unfiltered(host), [""; 0], "after step {step}");
         // Containerd's second DEL: neither namespace nor result.
         let mut again = del.clone();
         again.netns.clear();
         again.stdin.as_object_mut().unwrap().remove("prevResult");
         again.expect(host).unwrap();
-        nothing_is_left(host);
+        assert_eq!(links(host), [""; 0], "after step {step}");
+        after(lab);
+        nothing_is_left(lab.host("n1"));
         inside_is_empty(&workload.netns);
         if !stopped {
-            break;
+            return step - 1;
         }
-        steps += 1;
     }
-    assert!(steps >= 2, "only {steps} steps");
+    unreachable!("a range without end")
+}
+
+#[test]
+fn wherever_a_del_is_stopped_the_next_one_leaves_nothing() {
+    let mut lab = lab_of_two("stopdel");
+    start(lab.host_mut("n1"), &[]);
+    let with_agent = stop_dels(&mut lab, |_| {}, |_| {});
+    let alone =
+        stop_dels(&mut lab, |lab| lab.host_mut("n1").kill_agent().unwrap(), |lab| start(lab.host_mut("n1"), &[]));
+    assert!(with_agent >= 2 && alone >= 3, "{with_agent} and {alone} steps");
+}
+
+/// The plugin removes the link itself then and leaves a note; the next agent has nothing of it.
+#[test]
+fn wherever_the_agent_dies_a_del_succeeds_and_leaves_nothing() {
+    let mut lab = lab_of_two("agentdel");
+    let (id, netns) = lab.container("n1", "w").unwrap();
+    let pod = WorkloadOptions::pod("w", "open");
+    for step in ["remove-asked", "remove-passed", "remove-forgotten"] {
+        start(lab.host_mut("n1"), &[("WEFTD_STOP_AT", format!("{step}:{id}"))]);
+        let host = lab.host_mut("n1");
+        let mut call = add_call(host, &pod, &id, &netns);
+        call.expect(host).unwrap();
+        call.command = "DEL".to_owned();
+        call.expect(host).unwrap_or_else(|error| panic!("{step}: {error:#}"));
+        assert_eq!(links(host), [""; 0], "{step}");
+        wait::until_true(step, PATIENCE, || Ok(host.agent_ended())).unwrap();
+        start(host, &[]);
+        nothing_is_left(host);
+        host.kill_agent().unwrap();
+    }
 }
 
 fn lab_of_two(stem: &str) -> Lab {
