@@ -19,6 +19,7 @@ pub mod fault;
 pub mod host_wide;
 pub mod http;
 pub mod ipam;
+pub mod install;
 pub mod link;
 pub mod note;
 pub mod process;

@@ -6,6 +6,7 @@ mod agent;
 mod check;
 mod delegation;
 mod host_wide;
+mod install;
 mod one_document;
 mod results;
 mod runtimes;
