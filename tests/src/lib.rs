@@ -2,6 +2,7 @@
 //!
 //! What several of them need is here; everything else is in the lab.
 
+pub mod containerd;
 pub mod frames;
 pub mod hostile;
 pub mod ports;
