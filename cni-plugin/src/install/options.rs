@@ -60,7 +60,7 @@ impl Options {
     /// All faults, a line each: the option, what was given, what is allowed.
     pub fn parse(args: &[OsString], install: bool) -> Result<Self, Vec<String>> {
         let (mut options, mut faults) = (Self::default(), Vec::new());
-        let mut rest = args.iter();
+        let mut rest = args.iter().peekable();
         while let Some(arg) = rest.next() {
             let (name, inline) = split(arg);
             if install && options.switch(&name) {
@@ -70,6 +70,8 @@ impl Options {
             let known = COMMON.contains(&name.as_str()) || (install && INSTALL.contains(&name.as_str()));
             if !known {
                 faults.push(format!("unknown option {name:?}: see weft-cni --help"));
+                // What looks like its value is none of another.
+                rest.next_if(|next| inline.is_none() && !next.to_string_lossy().starts_with("--"));
                 continue;
             }
             match inline.or_else(|| rest.next().cloned()) {

@@ -288,7 +288,7 @@ fn folders_that_cannot_be_used_are_named_and_nothing_is_done() {
 #[test]
 fn all_faults_of_the_command_line_are_told_at_once() {
     let faulty =
-        ["--conf-name", "weft.json", "--wait=long", "--name", "a b", "--plugin", "{}", "--nmae", "--print=yes"];
+        ["--conf-name", "weft.json", "--wait=long", "--name", "a b", "--plugin", "{}", "--nmae", "x", "--print=yes"];
     let mut command = Command::new(&*BINARY);
     let output = command.env_remove("CNI_COMMAND").arg("install").args(faulty).arg("--bin-dir").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
