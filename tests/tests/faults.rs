@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 use weft_lab::probe::{self, HttpServer};
-use weft_lab::workload::{Workload, WorkloadOptions, add_call};
+use weft_lab::workload::{Workload, WorkloadOptions};
 use weft_lab::{Host, Lab, wait};
 use weft_tests::{PATIENCE, lab};
 
@@ -224,41 +224,6 @@ fn an_underlay_that_lost_its_address_is_an_alarm() {
     wait::until_true("an alarm", PATIENCE, || says(&address.to_string())).unwrap();
     host.sh(&format!("ip addr add {address}/24 dev eth0")).unwrap();
     wait::until_true("its end", PATIENCE, || Ok(host.status()?.alarms.is_empty())).unwrap();
-}
-
-/// Forty at once on one host, some of whose namespaces vanish under way: those alone fail.
-#[test]
-fn workloads_that_vanish_while_they_start_disturb_no_other() {
-    let mut lab = lab("vanish");
-    let pod = WorkloadOptions::pod("w", "open");
-    let containers: Vec<_> = (0..40).map(|_| lab.container("n1", "w").unwrap()).collect();
-    let host = lab.host("n1");
-    let failures: Vec<String> = std::thread::scope(|scope| {
-        let calls: Vec<_> = containers
-            .iter()
-            .enumerate()
-            .map(|(number, (id, netns))| {
-                let call = add_call(host, &pod, id, netns);
-                scope.spawn(move || {
-                    let result = call.expect(host).err().map(|error| format!("{error:#}"));
-                    if number % 2 == 0 {
-                        let name = netns.file_name().unwrap().to_str().unwrap();
-                        weft_lab::shell::sh(&format!("ip netns del {name}")).unwrap();
-                    }
-                    result
-                })
-            })
-            .collect();
-        calls.into_iter().filter_map(|call| call.join().unwrap()).collect()
-    });
-    assert_eq!(failures, Vec::<String>::new());
-    let left = || Ok(host.endpoints()?.len() == 20);
-    wait::until_true("collection of what vanished", PATIENCE, left).unwrap();
-    let clean = || {
-        let status = host.status()?;
-        Ok(status.network.in_sync && status.datapath.in_sync)
-    };
-    wait::until_true("a clean pass", PATIENCE, clean).unwrap();
 }
 
 /// Log rotation in both ways: moved away, and moved away with a new file put in its place.
