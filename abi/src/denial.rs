@@ -1,4 +1,4 @@
-//! What the programs tell of a denied packet.
+//! What the programs tell of a denied packet, and of a connection that passed.
 
 /// A record in ring buffer `denials`.
 #[repr(C)]
@@ -12,7 +12,7 @@ pub struct DenialEvent {
     pub slot: u32,
     /// The endpoint's incarnation.
     pub incarnation: u32,
-    /// The rule that denied; 0: no rule allowed it.
+    /// The rule that decided; 0: none did.
     pub rule: u32,
     /// Records left out for this pair since the last one.
     pub suppressed: u32,
@@ -54,6 +54,8 @@ pub mod action {
     pub const REJECT: u8 = 1;
     /// Passed, because of audit mode.
     pub const AUDIT: u8 = 2;
+    /// Passed: the first packet of a connection ([`crate::host_flag::LOG_ALLOWED`]).
+    pub const ALLOW: u8 = 3;
 }
 
 /// Key of map `denial_limit`, the token buckets of the record.
@@ -64,8 +66,13 @@ pub struct DenialPair {
     pub slot: u32,
     /// The other side's address, network byte order.
     pub remote: u32,
-    /// [`crate::direction`].
+    /// [`crate::direction`]; [`DenialPair::ALLOWED`] is added for connections that passed.
     pub direction: u32,
+}
+
+impl DenialPair {
+    /// What passes has buckets of its own: it takes no record from what is denied.
+    pub const ALLOWED: u32 = 2;
 }
 
 /// Value of map `denial_limit`.

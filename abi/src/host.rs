@@ -20,18 +20,25 @@ pub struct Host {
     pub mark_shift: u8,
     /// [`host_flag`]s.
     pub flags: u8,
-    /// Denial records a second for one (endpoint, remote address, direction); counters are exact anyway.
+    /// Denial records a second for one (endpoint, remote address, direction); counters are exact
+    /// anyway. 0: no limit.
     pub denials_per_second: u32,
     /// Denial records such a pair may have at once.
     pub denials_burst: u32,
+    /// As `denials_per_second`, for connections that passed.
+    pub allowed_per_second: u32,
+    /// As `denials_burst`, for connections that passed.
+    pub allowed_burst: u32,
     /// Zero.
-    pub reserved: [u8; 32],
+    pub reserved: [u8; 24],
 }
 
 /// Bits of [`Host::flags`].
 pub mod host_flag {
     /// Workloads may talk to 169.254.0.0/16 (cloud metadata) outside their own host.
     pub const LINK_LOCAL: u8 = 1;
+    /// The first packet of every connection that passes leaves a record.
+    pub const LOG_ALLOWED: u8 = 2;
 }
 
 /// Data part of the LPM key of map `peers4`: an address in the overlay, network byte order.

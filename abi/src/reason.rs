@@ -56,11 +56,15 @@ pub enum Reason {
     Revoked = 23,
     /// A checksum that is left to the device (checksum offload) would be written over what was judged.
     ChecksumOffload = 24,
+    /// Passed on by a program of the VXLAN device or of the underlay: VXLAN of our network.
+    Carried = 25,
+    /// Other people's traffic on the underlay, left alone.
+    Foreign = 26,
 }
 
 impl Reason {
     /// How many counters there are.
-    pub const COUNT: u32 = 25;
+    pub const COUNT: u32 = 27;
 
     /// All, by code.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -89,6 +93,8 @@ impl Reason {
         Self::Multicast,
         Self::Revoked,
         Self::ChecksumOffload,
+        Self::Carried,
+        Self::Foreign,
     ];
 
     /// The name in logs, metrics and documentation.
@@ -120,6 +126,8 @@ impl Reason {
             Self::Multicast => "multicast",
             Self::Revoked => "revoked",
             Self::ChecksumOffload => "checksum-offload",
+            Self::Carried => "carried",
+            Self::Foreign => "foreign",
         }
     }
 

@@ -258,6 +258,8 @@ fn encode_host(host: &Host) -> Result<weft_abi::Host, DatapathError> {
     if host.vni == 0 || host.vni >= 1 << 24 {
         return Err(DatapathError::Host { field: "VNI", value: host.vni.to_string(), allowed: "1 to 16777215" });
     }
+    let link_local = if host.link_local { host_flag::LINK_LOCAL } else { 0 };
+    let log_allowed = if host.allowed.is_some() { host_flag::LOG_ALLOWED } else { 0 };
     Ok(weft_abi::Host {
         overlay: wire(host.overlay.network()),
         overlay_mask: wire(host.overlay.mask()),
@@ -266,10 +268,12 @@ fn encode_host(host: &Host) -> Result<weft_abi::Host, DatapathError> {
         vni: host.vni,
         vxlan_port: host.vxlan_port.to_be(),
         mark_shift: host.mark_shift,
-        flags: if host.link_local { host_flag::LINK_LOCAL } else { 0 },
+        flags: link_local | log_allowed,
         denials_per_second: host.denials_per_second,
         denials_burst: host.denials_burst,
-        reserved: [0; 32],
+        allowed_per_second: host.allowed.map_or(0, |rate| rate.per_second),
+        allowed_burst: host.allowed.map_or(0, |rate| rate.burst),
+        reserved: [0; 24],
     })
 }
 

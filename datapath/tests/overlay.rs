@@ -55,7 +55,7 @@ fn the_underlay_takes_vxlan_from_peers_for_their_own_subnet() {
     let under = |frame: &[u8]| bench.probe(Program::FromUnderlay, frame, 0x77, 1);
     let packet = |outer, source| vxlan((outer, HOST), VXLAN_PORT, VNI, &inner(source, OWN));
     for (outer, source) in [(REMOTE_UNDERLAY, REMOTE), (FLANNEL_UNDERLAY, FLANNEL), (PLAIN_UNDERLAY, PLAIN)] {
-        let outcome = bench.expect("", PASS, |_| under(&packet(outer, source)));
+        let outcome = bench.expect("carried", PASS, |_| under(&packet(outer, source)));
         assert_eq!(outcome.mark, 0x77, "the mark is other people's here");
     }
     bench.expect("inner-source", DROP, |_| under(&packet(PLAIN_UNDERLAY, REMOTE)));
@@ -90,7 +90,7 @@ fn other_peoples_traffic_on_the_underlay_is_left_alone() {
         ethernet(Mac([2; 6]), Mac([4; 6]), 0x0806, &[0; 4]),
         received(&ipv4(stranger, HOST, 17, 0, &[0; 3])),
     ] {
-        let outcome = bench.expect("", PASS, |b| b.probe(Program::FromUnderlay, &frame, 0x77, 1));
+        let outcome = bench.expect("foreign", PASS, |b| b.probe(Program::FromUnderlay, &frame, 0x77, 1));
         assert_eq!((outcome.mark, &outcome.frame), (0x77, &frame));
     }
 }

@@ -9,7 +9,8 @@ use common::*;
 use std::net::Ipv4Addr;
 use weft_abi::{Reason, action, direction};
 use weft_datapath::DenialReader;
-use weft_model::datapath::{DenyAction, Host};
+use weft_model::datapath::{DenyAction, Host, RecordRate};
+use weft_model::policy::{Direction, Protocol};
 
 fn syn(source: Ipv4Addr) -> Vec<u8> {
     received(&tcp(source, OWN, (40000, 80), SYN, b""))
@@ -102,4 +103,77 @@ fn a_full_ring_buffer_is_counted() {
     let lost = bench.counter("record-lost");
     assert!(lost > 0);
     assert_eq!(count(&mut reader) as u64 + lost, u64::from(total));
+}
+
+#[test]
+fn without_a_limit_every_packet_leaves_a_record() {
+    let mut bench = Bench::new(vec![]);
+    bench.datapath.set_host(&Host { denials_per_second: 0, denials_burst: 1, ..host() }).unwrap();
+    let mut reader = bench.datapath.denial_reader().unwrap();
+    for _ in 0..5000 {
+        bench.arrive(&syn(REMOTE), 7);
+    }
+    assert_eq!((count(&mut reader), bench.counter("record-limited")), (5000, 0));
+}
+
+/// A data plane that records what passes from tag 7 to port 80, and its reader.
+fn telling() -> (Bench, DenialReader) {
+    let mut bench = Bench::new(vec![rule(Direction::Ingress, tag_peer(7), ports(Protocol::Tcp, 80, 80))]);
+    let reader = bench.datapath.denial_reader().unwrap();
+    let allowed = Some(RecordRate { per_second: 0, burst: 0 });
+    bench.datapath.set_host(&Host { allowed, ..host() }).unwrap();
+    (bench, reader)
+}
+
+#[test]
+fn a_connection_that_passes_is_told_once_by_its_first_packet() {
+    let (bench, mut reader) = telling();
+    bench.arrive(&syn(REMOTE), 7);
+    let event = reader.try_next().unwrap();
+    assert_eq!((event.reason, event.action, event.rule), (Reason::Passed as u8, action::ALLOW, 1));
+    assert_eq!((event.direction, event.source_tag, event.tcp_flags_or_icmp_type), (direction::INGRESS, 7, SYN));
+    // Sent again, answered, gone on with.
+    bench.arrive(&syn(REMOTE), 7);
+    bench.out(&sent(&tcp(OWN, REMOTE, (80, 40000), SYN | ACK, b"")));
+    bench.arrive(&received(&tcp(REMOTE, OWN, (40000, 80), ACK, b"x")), 7);
+    assert_eq!(count(&mut reader), 0);
+    // The same ports again, after both sides closed: another connection.
+    bench.out(&sent(&tcp(OWN, REMOTE, (80, 40000), FIN | ACK, b"")));
+    bench.arrive(&received(&tcp(REMOTE, OWN, (40000, 80), FIN | ACK, b"")), 7);
+    bench.arrive(&syn(REMOTE), 7);
+    assert_eq!(count(&mut reader), 1);
+}
+
+#[test]
+fn what_leaves_the_overlay_is_told_by_its_source_and_what_stays_by_its_destination() {
+    let (bench, mut reader) = telling();
+    bench.out(&sent(&udp(OWN, OUTSIDE, (40000, 53), b"?")));
+    bench.out(&sent(&udp(OWN, OUTSIDE, (40000, 53), b"?")));
+    let event = reader.try_next().unwrap();
+    assert_eq!((event.action, event.direction, event.proto, event.rule), (action::ALLOW, direction::EGRESS, 17, 0));
+    bench.out(&sent(&udp(OWN, REMOTE, (40000, 53), b"?")));
+    assert_eq!(count(&mut reader), 0);
+}
+
+#[test]
+fn nothing_that_passes_is_told_unless_asked_for() {
+    let mut bench = Bench::new(vec![rule(Direction::Ingress, tag_peer(7), ports(Protocol::Tcp, 80, 80))]);
+    let mut reader = bench.datapath.denial_reader().unwrap();
+    bench.expect("passed", PASS, |b| b.arrive(&syn(REMOTE), 7));
+    assert_eq!(count(&mut reader), 0);
+}
+
+#[test]
+fn what_passes_takes_no_record_from_what_is_denied() {
+    let (mut bench, mut reader) = telling();
+    let rate = Some(RecordRate { per_second: 1, burst: 2 });
+    bench.datapath.set_host(&Host { allowed: rate, denials_burst: 1, ..host() }).unwrap();
+    for port in 1..100 {
+        bench.arrive(&received(&tcp(REMOTE, OWN, (port, 80), SYN, b"")), 7);
+    }
+    let passed = count(&mut reader);
+    assert!((2..20).contains(&passed), "{passed} records of 99");
+    assert_eq!(bench.counter("record-limited"), 99 - passed as u64);
+    bench.arrive(&received(&tcp(REMOTE, OWN, (1, 81), SYN, b"")), 7);
+    assert_eq!(reader.try_next().unwrap().action, action::DROP);
 }

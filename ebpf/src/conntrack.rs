@@ -4,6 +4,7 @@
 //! An entry carries the generation that allowed it. Another generation means: judge the connection
 //! again as its opener asked for it, whichever side's packet is at hand, then stamp or revoke.
 
+use crate::allowed;
 use crate::denial::{Refusal, audited, count};
 use crate::identity::Identity;
 use crate::judge::{Request, Ruling, judge};
@@ -71,6 +72,18 @@ pub(crate) fn is_current(local: &Local, key: &ConnKey4) -> bool {
     };
     find(&CT_EST4, key, local, now, false).is_some_and(current)
         || find(&CT_HALF4, key, local, now, true).is_some_and(current)
+}
+
+/// Whether the flow of `key` began before, and neither side has closed it.
+#[inline(always)]
+pub(crate) fn is_under_way(local: &Local, key: &ConnKey4) -> bool {
+    let now = now();
+    let open = |conn: *mut Conn| {
+        // SAFETY: as in `is_current`; here it costs a record.
+        let conn = unsafe { &*conn };
+        conn.generation == local.head.generation && conn.tcp == 0 && conn.flags & conn_flag::REVOKED == 0
+    };
+    find(&CT_HALF4, key, local, now, true).is_some_and(open) || find(&CT_EST4, key, local, now, false).is_some_and(open)
 }
 
 type Table = aya_ebpf::maps::LruHashMap<ConnKey4, Conn>;
@@ -240,6 +253,9 @@ fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Resul
         flags |= conn_flag::AUDIT;
     }
     if creates_entry(passage) {
+        if refused == Reason::Passed as u8 {
+            allowed::tell(passage, key, rule);
+        }
         insert(passage, key, now, rule, flags);
     }
     Ok(())

@@ -99,11 +99,11 @@ unsafe extern "C" fn weft_refuse(skb: *mut __sk_buff, packet: *const Packet, wha
 }
 
 /// What a record says besides the packet.
-struct Entry {
-    reason: u8,
-    direction: u8,
-    rule: u32,
-    action: u8,
+pub(crate) struct Entry {
+    pub(crate) reason: u8,
+    pub(crate) direction: u8,
+    pub(crate) rule: u32,
+    pub(crate) action: u8,
 }
 
 /// Counts and records a packet that passes because of audit mode.
@@ -133,7 +133,7 @@ unsafe extern "C" fn weft_audited(packet: *const Packet, slot: u32, rule: u32, d
 }
 
 /// Which program, on which endpoint's behalf.
-struct Origin {
+pub(crate) struct Origin {
     ifindex: u32,
     slot: u32,
     incarnation: u32,
@@ -142,7 +142,7 @@ struct Origin {
 
 impl Origin {
     #[inline(always)]
-    fn at(ifindex: u32) -> Self {
+    pub(crate) fn at(ifindex: u32) -> Self {
         let slot = ifindex.wrapping_sub(SLOT_IFINDEX_BASE);
         match crate::maps::EP.get(slot) {
             Some(endpoint) => {
@@ -155,13 +155,15 @@ impl Origin {
 
 /// Writes a record, unless its pair has had its share.
 #[inline(always)]
-fn record(origin: &Origin, packet: &Packet, entry: &Entry) {
+pub(crate) fn record(origin: &Origin, packet: &Packet, entry: &Entry) {
     // SAFETY: reads a clock.
     let now = unsafe { bpf_ktime_get_ns() };
     let outgoing = entry.direction == direction::EGRESS;
     let remote = if outgoing { packet.destination } else { packet.source };
-    let pair = DenialPair { slot: origin.slot, remote, direction: u32::from(entry.direction) };
-    let Some(suppressed) = take_token(&pair, now) else {
+    let allowed = entry.action == action::ALLOW;
+    let kind = if allowed { DenialPair::ALLOWED } else { 0 };
+    let pair = DenialPair { slot: origin.slot, remote, direction: u32::from(entry.direction) | kind };
+    let Some(suppressed) = take_token(&pair, now, allowed) else {
         return count(Reason::RecordLimited);
     };
     let Some(mut record) = DENIALS.reserve::<DenialEvent>(0) else {
@@ -202,16 +204,24 @@ fn mapped(address: u32) -> [u8; 16] {
 /// Takes a token of the pair's bucket: how many records were left out before, or `None` if this
 /// one is to be left out as well.
 #[inline(always)]
-fn take_token(pair: &DenialPair, now: u64) -> Option<u32> {
+fn take_token(pair: &DenialPair, now: u64, allowed: bool) -> Option<u32> {
     let host = host().ok()?;
+    let (per_second, burst) = if allowed {
+        (host.allowed_per_second, host.allowed_burst)
+    } else {
+        (host.denials_per_second, host.denials_burst)
+    };
+    if per_second == 0 {
+        return Some(0);
+    }
     let Some(bucket) = DENIAL_LIMIT.get_ptr_mut(pair) else {
-        let left = host.denials_burst.saturating_sub(1);
+        let left = burst.saturating_sub(1);
         let _full = DENIAL_LIMIT.insert(pair, &DenialBucket { filled_ns: now, tokens: left, suppressed: 0 }, 0);
-        return (host.denials_burst > 0).then_some(0);
+        return (burst > 0).then_some(0);
     };
     // SAFETY: a live element; a race between CPUs costs or gives a record.
     let bucket = unsafe { &mut *bucket };
-    refill(bucket, now, host.denials_per_second, host.denials_burst);
+    refill(bucket, now, per_second, burst);
     if bucket.tokens == 0 {
         bucket.suppressed += 1;
         return None;
@@ -224,7 +234,7 @@ fn take_token(pair: &DenialPair, now: u64) -> Option<u32> {
 
 #[inline(always)]
 fn refill(bucket: &mut DenialBucket, now: u64, per_second: u32, burst: u32) {
-    if per_second == 0 || bucket.tokens >= burst {
+    if bucket.tokens >= burst {
         return;
     }
     let interval = 1_000_000_000 / u64::from(per_second);

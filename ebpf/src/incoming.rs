@@ -15,6 +15,7 @@ pub(crate) fn judge(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal>
     packet.mark = mark(ctx);
     if packet.mark == INJECTED_MARK {
         // Our own answer to a packet of the workload that was denied.
+        count(Reason::Passed);
         return Ok(());
     }
     pull_headers(ctx);

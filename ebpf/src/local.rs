@@ -15,7 +15,12 @@ pub(crate) struct Local {
 impl Local {
     #[inline(always)]
     pub(crate) fn of(ctx: &TcContext) -> Result<Self, Reason> {
-        let slot = ifindex(ctx).wrapping_sub(SLOT_IFINDEX_BASE);
+        Self::at(ifindex(ctx).wrapping_sub(SLOT_IFINDEX_BASE))
+    }
+
+    /// The endpoint of a slot.
+    #[inline(always)]
+    pub(crate) fn at(slot: u32) -> Result<Self, Reason> {
         let endpoint = EP.get_ptr(slot).ok_or(Reason::NoEndpoint)?;
         // SAFETY: a value of an array map lives as long as the map. The word changes under us: it
         // is read once, before anything that it decides (dataplane.md §6, rule 1).

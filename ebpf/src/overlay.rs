@@ -2,7 +2,7 @@
 //! takes the mark's low 16 bits for the tag; bits above reach the wire as GBP flags, so all 32 are
 //! always written.
 
-use crate::denial::Refusal;
+use crate::denial::{Refusal, count};
 use crate::identity::{peer_of, tag_of};
 use crate::local::{host, ingress_ifindex, mark};
 use crate::packet::{IPV4, Packet, ethernet, ipv4, pull_headers, read_ipv4};
@@ -14,6 +14,7 @@ use weft_abi::{Reason, peer_flag};
 #[inline(always)]
 pub(crate) fn send(ctx: &TcContext) {
     ctx.set_mark(tag_to_send(ctx).unwrap_or(0).into());
+    count(Reason::Carried);
 }
 
 #[inline(always)]
@@ -49,5 +50,6 @@ pub(crate) fn receive(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusa
     let tag = if peer.flags & peer_flag::GBP != 0 { packet.mark & 0xffff } else { 0 };
     packet.source_tag = tag as u16;
     ctx.set_mark(tag << (host.mark_shift & 31));
+    count(Reason::Carried);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The underlay: VXLAN of our network comes from peers only, each for its own subnet. The sender's
 //! outer address is not to be seen behind the VXLAN device, so it is checked in front of it.
 
-use crate::denial::Refusal;
+use crate::denial::{Refusal, count};
 use crate::identity::peer_of;
 use crate::local::{host, mark};
 use crate::packet::{ETH_LEN, Ethernet, IPV4, Ipv4, Packet, copy, read};
@@ -26,19 +26,26 @@ const HAS_VNI: u32 = 0x0800_0000_u32.to_be();
 
 #[inline(always)]
 pub(crate) fn receive(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
+    count(check(ctx, packet)?);
+    Ok(())
+}
+
+/// What of the packet passes: our VXLAN, or what is not ours.
+#[inline(always)]
+fn check(ctx: &TcContext, packet: &mut Packet) -> Result<Reason, Refusal> {
     // Whatever cannot be read as our VXLAN is other people's traffic, and not ours to drop.
-    let Some(outer) = outer_udp(ctx) else { return Ok(()) };
+    let Some(outer) = outer_udp(ctx) else { return Ok(Reason::Foreign) };
     let host = host()?;
     let header = u32::from(outer.version_ihl & 0x0f) * 4;
     let offset = ETH_LEN as u32 + header;
     let fragment = u16::from_be(outer.fragment);
     if fragment & 0x1fff != 0 {
         // Its first fragment is dropped below, if it is VXLAN's.
-        return Ok(());
+        return Ok(Reason::Foreign);
     }
-    let Ok(ports) = copy::<[u16; 2]>(ctx, offset) else { return Ok(()) };
+    let Ok(ports) = copy::<[u16; 2]>(ctx, offset) else { return Ok(Reason::Foreign) };
     if ports[1] != host.vxlan_port {
-        return Ok(());
+        return Ok(Reason::Foreign);
     }
     packet.mark = mark(ctx);
     packet.source = outer.source;
@@ -66,17 +73,17 @@ fn outer_udp(ctx: &TcContext) -> Option<Ipv4> {
 }
 
 #[inline(always)]
-fn inner(ctx: &TcContext, host: &Host, outer: &Ipv4, offset: u32) -> Result<(), Refusal> {
+fn inner(ctx: &TcContext, host: &Host, outer: &Ipv4, offset: u32) -> Result<Reason, Refusal> {
     let vxlan = copy::<Vxlan>(ctx, offset)?;
     if vxlan.flags & HAS_VNI == 0 || u32::from_be(vxlan.vni) >> 8 != host.vni {
-        return Ok(());
+        return Ok(Reason::Foreign);
     }
     if vxlan.frame.kind != IPV4 {
         return Err(Reason::EtherType.into());
     }
     let ip = copy::<Ipv4>(ctx, offset + size_of::<Vxlan>() as u32)?;
     match peer_of(ip.source) {
-        Some(peer) if peer.underlay == outer.source && peer.underlay != 0 => Ok(()),
+        Some(peer) if peer.underlay == outer.source && peer.underlay != 0 => Ok(Reason::Carried),
         Some(_) => Err(Reason::InnerSource.into()),
         None => Err(Reason::NotAPeer.into()),
     }

@@ -65,10 +65,21 @@ pub struct Host {
     pub mark_shift: u8,
     /// Whether workloads may talk to 169.254.0.0/16 beyond their own host.
     pub link_local: bool,
-    /// Denial records a second for one pair of addresses.
+    /// Denial records a second for one pair of addresses; 0: no limit.
     pub denials_per_second: u32,
     /// Denial records such a pair may have at once.
     pub denials_burst: u32,
+    /// Whether connections that pass leave a record each, and how many.
+    pub allowed: Option<RecordRate>,
+}
+
+/// How many records one pair of addresses may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordRate {
+    /// A second; 0: no limit.
+    pub per_second: u32,
+    /// At once.
+    pub burst: u32,
 }
 
 /// Another host of the overlay as the programs know it.

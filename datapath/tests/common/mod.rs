@@ -101,6 +101,7 @@ pub fn host() -> Host {
         link_local: false,
         denials_per_second: 1,
         denials_burst: 1000,
+        allowed: None,
     }
 }
 
