@@ -5,13 +5,14 @@ use ipnetwork::Ipv4Network;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use weft_api::logging::{Logging, LoggingChange};
 use weft_model::compile::Stance;
 use weft_model::datapath::DenyAction;
 use weft_model::group::{GroupRules, HostKind};
-use weft_model::id::IfName;
+use weft_model::id::{GroupId, IfName};
 use weft_model::policy::{Isolation, Protocol};
 
 /// What an operator may write, on the command line or in the file (same names, with `_`).
@@ -81,6 +82,9 @@ pub struct Raw {
     /// Let denied packets pass and only log them
     #[arg(long)]
     pub audit: bool,
+    /// The same for workloads of these groups only, comma separated
+    #[arg(long, value_delimiter = ',')]
+    pub audit_groups: Option<Vec<String>>,
     /// Whether other hosts' own addresses may reach every workload [default: cell false, kubernetes true]
     #[arg(long)]
     pub hosts_may_reach: Option<bool>,
@@ -117,15 +121,33 @@ pub struct Raw {
     /// File for denial records, a JSON line each [default: <run_dir>/denials.log]
     #[arg(long)]
     pub denial_log: Option<PathBuf>,
-    /// Write DENY_C2C_… lines to the kernel log, ten a second at most
+    /// Write DENY_C2C_… lines to the kernel log
     #[arg(long)]
     pub kernel_log: bool,
-    /// Denial records a second for one pair of addresses [default: 1]
+    /// Such lines a second [default: 10]
+    #[arg(long)]
+    pub kernel_lines_per_second: Option<u32>,
+    /// Denial records a second for one pair of addresses, 0: no limit [default: 1]
     #[arg(long)]
     pub denials_per_second: Option<u32>,
     /// Denial records such a pair may have at once [default: 5]
     #[arg(long)]
     pub denials_burst: Option<u32>,
+    /// Log allowed connections too, by their first packet
+    #[arg(long)]
+    pub log_allowed: bool,
+    /// Records of allowed connections a second for one pair of addresses, 0: no limit [default: 100]
+    #[arg(long)]
+    pub allowed_per_second: Option<u32>,
+    /// Records of allowed connections such a pair may have at once [default: 100]
+    #[arg(long)]
+    pub allowed_burst: Option<u32>,
+    /// Records of any kind a second of one workload, 0: no limit [default: 50]
+    #[arg(long)]
+    pub workload_records_per_second: Option<u32>,
+    /// Address and port to serve Prometheus' metrics on, such as 127.0.0.1:9469 [default: only on the socket]
+    #[arg(long)]
+    pub metrics_listen: Option<String>,
     /// Log as JSON
     #[arg(long)]
     pub log_json: bool,
@@ -164,8 +186,6 @@ pub struct Config {
     pub stance: Stance,
     /// What denied packets get.
     pub deny: DenyAction,
-    /// Only log denials.
-    pub audit: bool,
     /// Link-local destinations are open.
     pub link_local: bool,
     /// How groups are made.
@@ -184,12 +204,10 @@ pub struct Config {
     pub bpf_dir: PathBuf,
     /// Denial records.
     pub denial_log: PathBuf,
-    /// Kernel log lines.
-    pub kernel_log: bool,
-    /// Rate of denial records of one pair.
-    pub denials_per_second: u32,
-    /// Burst of denial records of one pair.
-    pub denials_burst: u32,
+    /// What is logged, and what only is.
+    pub logging: Logging,
+    /// Where metrics are served besides the socket.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Everything that is wrong with a configuration.
@@ -238,8 +256,9 @@ fn overlay(flags: Raw, file: Raw) -> Raw {
         kind, hostname, public_ip, interface, etcd_endpoints, etcd_prefix, network, subnet_len, vni, vxlan_port,
         vxlan_name, bridge, mtu, mark_shift, isolation, deny, hosts_may_reach, host_services, cluster,
         bare_group_namespaces, dns_servers, address_cool_down, reserved_addresses, run_dir, state_dir, bpf_dir, denial_log,
-        denials_per_second, denials_burst;
-        no_masquerade, audit, allow_link_local, kernel_log, log_json
+        audit_groups, kernel_lines_per_second, denials_per_second, denials_burst, allowed_per_second, allowed_burst,
+        workload_records_per_second, metrics_listen;
+        no_masquerade, audit, allow_link_local, kernel_log, log_allowed, log_json
     )
 }
 
@@ -313,7 +332,12 @@ fn check(raw: Raw, system_hostname: &str) -> Result<Config, ConfigErrors> {
         mark_shift: c.range("mark_shift", raw.mark_shift, 0, 16).unwrap_or(16),
         stance,
         deny: c.choice("deny", raw.deny.as_deref(), &denies).unwrap_or(default_deny),
-        audit: raw.audit,
+        logging: check_logging(&raw, &mut c),
+        metrics_listen: c.parse(
+            "metrics_listen",
+            raw.metrics_listen.as_deref(),
+            "an IP address and a port such as 127.0.0.1:9469",
+        ),
         link_local: raw.allow_link_local,
         groups: GroupRules {
             kind,
@@ -327,9 +351,6 @@ fn check(raw: Raw, system_hostname: &str) -> Result<Config, ConfigErrors> {
         bpf_dir: raw.bpf_dir.unwrap_or_else(|| PathBuf::from("/sys/fs/bpf/weft")),
         denial_log: raw.denial_log.unwrap_or_else(|| run_dir.join("denials.log")),
         run_dir,
-        kernel_log: raw.kernel_log,
-        denials_per_second: c.range("denials_per_second", raw.denials_per_second, 1, 1_000_000).unwrap_or(1),
-        denials_burst: c.range("denials_burst", raw.denials_burst, 1, 1_000_000).unwrap_or(5),
     };
     if config.vxlan_name.as_ref() == Some(&config.bridge) {
         c.refuse("vxlan_name", &config.bridge, "another name than the bridge's");
@@ -362,6 +383,31 @@ fn check_stance(raw: &Raw, kind: HostKind, c: &mut Checker) -> Stance {
         hosts_may_reach: raw.hosts_may_reach.unwrap_or(!cell),
         host_services: cell.then_some(host_services),
     }
+}
+
+fn check_logging(raw: &Raw, c: &mut Checker) -> Logging {
+    let group = |text: &String| {
+        let parsed: Option<GroupId> = text.parse().ok();
+        if parsed.is_none() {
+            c.refuse("audit_groups", text, "an app's GUID, or k8s:<cluster>/<namespace>[/<name>]");
+        }
+        parsed
+    };
+    let change = LoggingChange {
+        audit: Some(raw.audit),
+        audit_groups: Some(raw.audit_groups.iter().flatten().filter_map(group).collect()),
+        allowed: Some(raw.log_allowed),
+        kernel_log: Some(raw.kernel_log),
+        kernel_lines_per_second: raw.kernel_lines_per_second,
+        denials_per_second: raw.denials_per_second,
+        denials_burst: raw.denials_burst,
+        allowed_per_second: raw.allowed_per_second,
+        allowed_burst: raw.allowed_burst,
+        workload_records_per_second: raw.workload_records_per_second,
+    };
+    let logging = Logging::default().with(&change);
+    c.0.extend(logging.errors());
+    logging
 }
 
 fn parse_service(text: &str) -> Option<(Protocol, u16)> {
@@ -470,6 +516,13 @@ fn parse_range(text: &str) -> Option<RangeInclusive<Ipv4Addr>> {
     }
     let address: Ipv4Addr = text.parse().ok()?;
     Some(address..=address)
+}
+
+/// The configuration that a file with this text makes.
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a helper of tests")]
+pub(crate) fn of_text(text: &str) -> Config {
+    check(toml::from_str(text).unwrap(), "h1").unwrap()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub async fn print(config: Config) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let Some(placement) = placement(&config, &overlay, subnet, &underlay) else {
+    let Some(placement) = placement(&config, &overlay, subnet, &underlay, config.logging.audit) else {
         return Err(anyhow!("vxlan_name: invalid: weft-vx{} is too long", overlay.vni));
     };
     writeln!(out, "subnet: {subnet} of {}, mtu {}", overlay.network.network(), placement.mtu)?;

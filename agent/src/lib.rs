@@ -15,6 +15,7 @@ pub mod dry_run;
 mod fault;
 pub mod files;
 pub mod leases;
+pub mod metrics;
 pub mod overlay;
 pub mod policies;
 pub mod remembered;

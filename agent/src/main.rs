@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let (dry, json) = (raw.dry_run, raw.log_json);
     log_to_stderr(json);
     let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    let config = match config::load(raw, hostname.as_deref().unwrap_or("localhost")) {
+    let config = match config::load(raw.clone(), hostname.as_deref().unwrap_or("localhost")) {
         Ok(config) => config,
         Err(errors) => {
             tracing::error!("{errors}");
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let result =
-            runtime.block_on(async { if dry { dry_run::print(config).await } else { run::run(config).await } });
+            runtime.block_on(async { if dry { dry_run::print(config).await } else { run::run(config, raw).await } });
         // Tasks that wait for the store or the ring buffer have nothing to finish.
         runtime.shutdown_background();
         result

@@ -1,28 +1,30 @@
 //! Starting and ending the agent.
 
 use crate::cache::Cache;
-use crate::config::Config;
-use crate::denials::{self, DenialFeed};
+use crate::config::{self, Config, Raw};
+use crate::denials::{Counts, DenialFeed, Message, QUEUE, Reader, Sinks};
 use crate::directory::{Directory, HostName};
 use crate::leases::LeaseKeeper;
 use crate::worker::placement::underlay;
 use crate::worker::{self, Command, Outlets, Worker};
-use crate::{policies, server};
+use crate::{metrics, policies, server};
 use anyhow::{Context, anyhow};
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use weft_api::logging::Logging;
 use weft_datapath::DenialReader;
 use weft_hostnet::{Executor, Netns, Notifier};
 use weft_store::etcd::{EtcdOptions, EtcdStore};
 
-/// Runs until a signal asks it to end. The data plane goes on without it.
+/// Runs until a signal asks it to end. The data plane goes on without it. `raw`: the flags, to read the
+/// configuration again.
 ///
 /// # Errors
 /// What keeps the agent from starting, with what to do.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, raw: Raw) -> anyhow::Result<()> {
     let config = Arc::new(config);
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("run_dir: cannot make {}", config.run_dir.display()))?;
@@ -37,8 +39,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = %me.node, hostname = me.hostname, public_ip = %me.public_ip, version = env!("CARGO_PKG_VERSION"), "weftd");
 
     let (directory_in, directory) = watch::channel(Arc::new(Directory::default()));
-    let (readers_in, readers) = mpsc::sync_channel(1);
-    let outlets = Outlets { directory: directory_in, denials: readers_in };
+    let (readers_in, rings) = mpsc::sync_channel(1);
+    let (logging_in, logging) = watch::channel(Arc::new(config.logging.clone()));
+    let counts = Arc::new(Counts::default());
+    let outlets = Outlets { directory: directory_in, denials: readers_in, logging: logging_in, counts: counts.clone() };
     let (worker, thread) = worker::spawn(config.clone(), me.clone(), outlets)?;
     let options = EtcdOptions {
         prefix: config.etcd_prefix.clone(),
@@ -54,13 +58,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(keeper.run());
     tokio::spawn(policies::follow(policies_store, cache, worker.clone()));
     tokio::spawn(notice_changes(worker.clone()));
-    tokio::spawn(read_denials(readers, config.clone(), me, directory, feed.clone()));
+    let inlets = Inlets { rings, directory, logging, counts: counts.clone() };
+    let sinks = follow_denials(&config, me, worker.clone(), inlets, feed.clone())?;
+    tokio::spawn(follow_hangups(config.clone(), raw, worker.clone(), sinks));
+    if let Some(address) = config.metrics_listen {
+        metrics::serve(address, worker.clone()).await.with_context(|| format!("metrics_listen: {address}"))?;
+    }
 
     let socket = config.run_dir.join("agent.sock");
     let listener = server::bind(&socket).with_context(|| format!("run_dir: cannot listen on {}", socket.display()))?;
     tracing::info!(socket = %socket.display(), "serving");
     tokio::select! {
-        served = server::serve(listener, worker.clone(), feed) => served.context("the socket broke")?,
+        served = server::serve(listener, worker.clone(), feed, counts) => served.context("the socket broke")?,
         signal = ended() => tracing::info!(signal = signal?, "ending; workloads, programs and routes stay as they are"),
     }
     worker.send(Command::Stop);
@@ -114,17 +123,51 @@ async fn notice_changes(worker: Worker) {
     }
 }
 
-async fn read_denials(
-    readers: mpsc::Receiver<DenialReader>,
-    config: Arc<Config>,
+/// Starts the threads that read and write records; what the writer is told besides.
+fn follow_denials(
+    config: &Config,
     me: HostName,
-    directory: watch::Receiver<Arc<Directory>>,
+    worker: Worker,
+    inlets: Inlets,
     feed: DenialFeed,
-) {
-    let reader = tokio::task::spawn_blocking(move || readers.recv()).await;
-    let Ok(Ok(reader)) = reader else { return };
-    if let Err(error) = denials::run(reader, config, me, directory, feed).await {
-        tracing::error!(%error, "denials cannot be read any more; the counters stay exact");
+) -> std::io::Result<mpsc::SyncSender<Message>> {
+    let Inlets { rings, directory, logging, counts } = inlets;
+    let (sender, messages) = mpsc::sync_channel(QUEUE);
+    let sinks = Sinks::new(config.denial_log.clone(), logging.clone(), me, worker, counts.clone());
+    let reader = Reader { rings, directory, logging, feed, sinks: sender.clone(), counts };
+    std::thread::Builder::new().name("denial-sinks".to_owned()).spawn(move || sinks.run(&messages))?;
+    std::thread::Builder::new().name("denials".to_owned()).spawn(move || reader.run())?;
+    Ok(sender)
+}
+
+/// What the worker's outlets lead to.
+struct Inlets {
+    rings: mpsc::Receiver<DenialReader>,
+    directory: watch::Receiver<Arc<Directory>>,
+    logging: watch::Receiver<Arc<Logging>>,
+    counts: Arc<Counts>,
+}
+
+/// SIGHUP: the log file was rotated, or the configuration changed. What is logged follows the file;
+/// everything else is for the next start.
+async fn follow_hangups(config: Arc<Config>, raw: Raw, worker: Worker, sinks: mpsc::SyncSender<Message>) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        // A full queue is written to the file, which notices by itself that it was moved.
+        drop(sinks.try_send(Message::Reopen));
+        match config::load(raw.clone(), &config.hostname) {
+            Ok(new) => {
+                let same = Config { logging: config.logging.clone(), ..new.clone() };
+                if format!("{same:?}") != format!("{config:?}") {
+                    tracing::warn!(
+                        "SIGHUP: other options than those of logging changed too: they wait for the next start"
+                    );
+                }
+                tracing::info!("SIGHUP: the log file is opened anew, logging is as the configuration says");
+                worker.send(Command::Reconfigure(new.logging));
+            }
+            Err(errors) => tracing::error!("SIGHUP: everything stays as it is: {errors}"),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The agent's API on its unix socket; see `weft_api::agent` for the table.
 
-use crate::denials::DenialFeed;
+use crate::denials::{Counts, DenialFeed, line};
 use crate::worker::{Command, Reply, Worker};
 use axum::body::Body;
 use axum::extract::{Query, State};
@@ -14,14 +14,17 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use weft_api::agent::{ApiError, ErrorCode};
 
 #[derive(Clone)]
 struct Shared {
     worker: Worker,
     denials: DenialFeed,
+    counts: Arc<Counts>,
 }
 
 /// Makes the socket, for root only. One left over by an agent that died is replaced: the lock says
@@ -43,7 +46,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// The listener broke.
-pub async fn serve(listener: UnixListener, worker: Worker, denials: DenialFeed) -> io::Result<()> {
+pub async fn serve(listener: UnixListener, worker: Worker, denials: DenialFeed, counts: Arc<Counts>) -> io::Result<()> {
     let router = Router::new()
         .route("/v1/reserve", post(reserve))
         .route("/v1/commit", post(commit))
@@ -55,7 +58,9 @@ pub async fn serve(listener: UnixListener, worker: Worker, denials: DenialFeed) 
         .route("/v1/status", get(status))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/denials", get(denied))
-        .with_state(Shared { worker, denials });
+        .route("/v1/logging", get(logging).put(change_logging).delete(reset_logging))
+        .route("/metrics", get(crate::metrics::answer).with_state(worker.clone()))
+        .with_state(Shared { worker, denials, counts });
     axum::serve(listener, router).await
 }
 
@@ -113,19 +118,40 @@ async fn endpoints(State(shared): State<Shared>) -> Response {
     answer(shared.worker.ask(Command::Endpoints).await)
 }
 
+async fn logging(State(shared): State<Shared>) -> Response {
+    answer(shared.worker.ask(Command::Logging).await)
+}
+
+async fn change_logging(State(shared): State<Shared>, body: String) -> Response {
+    match parse(&body) {
+        Ok(change) => answer(shared.worker.ask(|reply| Command::ChangeLogging(change, reply)).await),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn reset_logging(State(shared): State<Shared>) -> Response {
+    answer(shared.worker.ask(Command::ResetLogging).await)
+}
+
 #[derive(Deserialize)]
 struct DenialQuery {
     #[serde(default)]
     follow: bool,
 }
 
-/// Recent records, then, if asked for, new ones as they come. A reader that is too slow is told how
-/// many it missed by the sequence of `suppressed` counts staying behind; the counters are exact.
+/// Recent records, then, if asked for, new ones as they come. What a reader misses because it is too
+/// slow is counted.
 async fn denied(State(shared): State<Shared>, Query(query): Query<DenialQuery>) -> Response {
     let (recent, live) = shared.denials.subscribe();
-    let past = futures_util::stream::iter(recent.into_iter().map(Ok::<_, io::Error>));
+    let past = futures_util::stream::iter(recent.into_iter().map(|record| Ok::<_, io::Error>(line(&record))));
     let body = if query.follow {
-        let live = BroadcastStream::new(live).filter_map(|line| async { line.ok() }).map(Ok);
+        let counts = shared.counts;
+        let live = BroadcastStream::new(live).filter_map(move |record| {
+            if let Err(BroadcastStreamRecvError::Lagged(records)) = &record {
+                counts.missed(*records);
+            }
+            std::future::ready(record.ok().map(|record| Ok(line(&record))))
+        });
         Body::from_stream(past.chain(live))
     } else {
         Body::from_stream(past)

@@ -10,6 +10,7 @@ mod collect;
 mod complaints;
 mod gc;
 mod journal;
+mod logging;
 mod network;
 pub(crate) mod placement;
 mod programs;
@@ -19,6 +20,7 @@ mod workloads;
 
 use crate::cache::CachedPeer;
 use crate::config::Config;
+use crate::denials::Counts;
 use crate::directory::{Directory, HostName};
 use crate::overlay::Overlay;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +33,7 @@ use weft_api::agent::{
     GcResponse, Ready, ReleaseRequest, ReleaseResponse, RemoveRequest, RemoveResponse, ReserveRequest, ReserveResponse,
     Status, StoreStatus, SyncStatus,
 };
+use weft_api::logging::{Logging, LoggingChange, LoggingView};
 use weft_datapath::{Datapath, DenialReader};
 use weft_hostnet::Executor;
 use weft_ipam::Pool;
@@ -108,6 +111,14 @@ pub enum Command {
         /// The alarm; `None`: over.
         text: Option<String>,
     },
+    /// What is logged, and how that differs from the configuration.
+    Logging(oneshot::Sender<Reply<LoggingView>>),
+    /// Log otherwise, until that is taken back.
+    ChangeLogging(LoggingChange, oneshot::Sender<Reply<LoggingView>>),
+    /// Log as configured.
+    ResetLogging(oneshot::Sender<Reply<LoggingView>>),
+    /// The configuration was read again.
+    Reconfigure(Logging),
     /// The kernel says that something changed.
     KernelChanged,
     /// End.
@@ -149,6 +160,10 @@ pub struct Outlets {
     pub directory: watch::Sender<Arc<Directory>>,
     /// The ring buffer's reader, once programs are loaded.
     pub denials: mpsc::SyncSender<DenialReader>,
+    /// What is logged.
+    pub logging: watch::Sender<Arc<Logging>>,
+    /// What became of records.
+    pub counts: Arc<Counts>,
 }
 
 /// Starts the worker's thread.
@@ -174,6 +189,11 @@ struct Core {
     outlets: Outlets,
     /// Where links go to be removed.
     remover: Sender<remove::Removal>,
+    /// What is logged now.
+    logging: Logging,
+    /// As configured, and what was changed since.
+    configured: Logging,
+    changed: LoggingChange,
     kernel: Executor,
     datapath: Option<Datapath>,
     programmed: Programmed,
@@ -236,7 +256,13 @@ impl Core {
         remover: Sender<remove::Removal>,
     ) -> anyhow::Result<Self> {
         let now = Instant::now();
+        let (configured, changed) = (config.logging.clone(), logging::kept(&config));
+        let logging = configured.with(&changed);
+        outlets.logging.send_replace(Arc::new(logging.clone()));
         Ok(Self {
+            logging,
+            configured,
+            changed,
             journal: journal::Journal::new(&config.run_dir)?,
             kernel: Executor::here()?,
             config,
@@ -305,6 +331,10 @@ impl Core {
             Command::Policies(view) => self.take_policies(view),
             Command::Store { connected, error } => self.store = StoreStatus { connected, error },
             Command::Alarm { about, text } => self.alarm(about, text),
+            Command::Logging(reply) => answer(reply, Ok(self.logging_view())),
+            Command::ChangeLogging(change, reply) => answer(reply, self.change_logging(change)),
+            Command::ResetLogging(reply) => answer(reply, self.reset_logging()),
+            Command::Reconfigure(logging) => self.reconfigure_logging(logging),
             Command::KernelChanged => {
                 let failing = !(self.network.in_sync && self.programs.in_sync);
                 self.due.within(if failing { DEBOUNCE_FAILING } else { DEBOUNCE });

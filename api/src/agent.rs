@@ -11,6 +11,8 @@
 //! | `GET /v1/ready` | → 200 [`Ready`], or 503 [`ApiError`] when an ADD would fail |
 //! | `GET /v1/status` | → [`Status`] |
 //! | `GET /v1/endpoints` | → `[`[`EndpointView`]`]` |
+//! | `GET`, `PUT`, `DELETE /v1/logging` | [`crate::logging::LoggingChange`] → [`crate::logging::LoggingView`]; `DELETE` takes changes back |
+//! | `GET /metrics` | → text, for Prometheus |
 //! | `GET /v1/denials?follow=true` | → [`crate::denial::DenialRecord`]s, one JSON document a line |
 //!
 //! Every status but 200 carries an [`ApiError`].
@@ -252,6 +254,12 @@ pub struct Status {
     pub datapath: SyncStatus,
     /// Packets by reason (`weft-abi`'s names).
     pub counters: BTreeMap<String, u64>,
+    /// Bytes of kernel memory by map.
+    #[serde(default)]
+    pub maps: BTreeMap<String, u64>,
+    /// What became of records of denials.
+    #[serde(default)]
+    pub logged: crate::logging::LogCounts,
     /// Whatever needs a person's eye.
     pub alarms: Vec<String>,
 }

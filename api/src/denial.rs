@@ -1,10 +1,10 @@
-//! Records of denied packets, for people and for log pipelines.
+//! Records of denied packets and of allowed connections, for people and for log pipelines.
 
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use weft_model::id::{GroupId, Tag};
 
-/// A denied (or audited) packet: a line of `GET /v1/denials`.
+/// A denied (or audited) packet, or the first one of an allowed connection: a line of `GET /v1/denials`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DenialRecord {
@@ -12,8 +12,11 @@ pub struct DenialRecord {
     pub at: String,
     /// Why (`weft-abi`'s reason names).
     pub reason: String,
-    /// `drop`, `reject` or `audit`.
+    /// `drop`, `reject`, `audit` or `allow`.
     pub action: String,
+    /// The rule that decided: its number in the judged workload's policy set. None: no rule matched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<u32>,
     /// `ingress` or `egress`, as the judged workload sees it.
     pub direction: String,
     /// Where from.
@@ -37,6 +40,14 @@ pub struct DenialRecord {
     pub interface: String,
     /// Records of this pair left out since the last one (the counters have them).
     pub suppressed: u32,
+}
+
+impl DenialRecord {
+    /// Whether the packet passed: allowed, or only audited.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        matches!(self.action.as_str(), "audit" | "allow")
+    }
 }
 
 /// One side of a denied packet.
@@ -81,7 +92,7 @@ pub struct CfContainer {
 /// The line CF's iptables-logger writes for a denied packet (`cfnetworking.iptables`), plus `weft`,
 /// a field of ours with both groups named.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CfLogLine {
+pub struct CfLogLine<'a> {
     /// Seconds since 1970 with nine decimals, as text.
     pub timestamp: String,
     /// `cfnetworking.iptables`.
@@ -91,12 +102,12 @@ pub struct CfLogLine {
     /// 1, info.
     pub log_level: u8,
     /// The rest.
-    pub data: CfLogData,
+    pub data: CfLogData<'a>,
 }
 
 /// `data` of [`CfLogLine`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CfLogData {
+pub struct CfLogData<'a> {
     /// The judged container, for egress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<CfContainer>,
@@ -104,17 +115,17 @@ pub struct CfLogData {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<CfContainer>,
     /// The packet.
-    pub packet: CfPacket,
+    pub packet: CfPacket<'a>,
     /// What CF's shape has no place for.
-    pub weft: DenialRecord,
+    pub weft: &'a DenialRecord,
 }
 
 /// `data.packet` of [`CfLogLine`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CfPacket {
+pub struct CfPacket<'a> {
     /// `ingress` or `egress`.
-    pub direction: String,
-    /// Whether it passed (audit).
+    pub direction: &'a str,
+    /// Whether it passed (allowed, or audit).
     pub allowed: bool,
     /// Source address.
     pub src_ip: Ipv4Addr,
@@ -125,7 +136,7 @@ pub struct CfPacket {
     /// Destination port.
     pub dst_port: u16,
     /// `TCP`, `UDP`, `ICMP`.
-    pub protocol: String,
+    pub protocol: &'a str,
     /// The tag, as iptables prints marks: `0x1`.
     pub mark: String,
     /// ICMP type, else 0.
@@ -134,11 +145,11 @@ pub struct CfPacket {
     pub icmp_code: u8,
 }
 
-impl CfLogLine {
+impl<'a> CfLogLine<'a> {
     /// The line for a record. `at_ns`: nanoseconds since 1970. `container`: the judged workload.
     #[must_use]
-    pub fn new(record: &DenialRecord, at_ns: i128, container: CfContainer) -> Self {
-        let allowed = record.action == "audit";
+    pub fn new(record: &'a DenialRecord, at_ns: i128, container: CfContainer) -> Self {
+        let allowed = record.passed();
         let ingress = record.direction == "ingress";
         let verdict = if allowed { "allowed" } else { "denied" };
         let (source, destination) = if ingress { (None, Some(container)) } else { (Some(container), None) };
@@ -151,18 +162,18 @@ impl CfLogLine {
                 source,
                 destination,
                 packet: CfPacket {
-                    direction: record.direction.clone(),
+                    direction: &record.direction,
                     allowed,
                     src_ip: record.source.ip,
                     dst_ip: record.destination.ip,
                     src_port: record.source.port,
                     dst_port: record.destination.port,
-                    protocol: record.protocol.clone(),
+                    protocol: &record.protocol,
                     mark: format!("{:#x}", record.source.tag.map_or(0, Tag::get)),
                     icmp_type: record.icmp_type.unwrap_or(0),
                     icmp_code: record.icmp_code.unwrap_or(0),
                 },
-                weft: record.clone(),
+                weft: record,
             },
         }
     }

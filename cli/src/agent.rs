@@ -1,6 +1,7 @@
 //! HTTP/1.1 over the agent's unix socket: one request a connection, by hand, because that is all it takes.
 
 use crate::error::CliError;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,8 +18,29 @@ const MAX_HEAD: usize = 64 * 1024;
 /// # Errors
 /// [`CliError`].
 pub fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, CliError> {
-    let body = open(socket, path, Some(TIMEOUT))?;
-    serde_json::from_reader(body).map_err(|error| unreadable(path, &error))
+    ask(socket, "GET", path, "")
+}
+
+/// Sends a document, and asks for one.
+///
+/// # Errors
+/// [`CliError`].
+pub fn put<T: DeserializeOwned>(socket: &Path, path: &str, document: &impl Serialize) -> Result<T, CliError> {
+    let body = serde_json::to_string(document).map_err(io::Error::from)?;
+    ask(socket, "PUT", path, &body)
+}
+
+/// Takes something back, and asks for what is then.
+///
+/// # Errors
+/// [`CliError`].
+pub fn delete<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, CliError> {
+    ask(socket, "DELETE", path, "")
+}
+
+fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str, body: &str) -> Result<T, CliError> {
+    let answer = open(socket, method, path, body, Some(TIMEOUT))?;
+    serde_json::from_reader(answer).map_err(|error| unreadable(path, &error))
 }
 
 /// Asks for JSON documents, one a line, for as long as they come.
@@ -29,7 +51,7 @@ pub fn stream<T: DeserializeOwned>(
     socket: &Path,
     path: &str,
 ) -> Result<impl Iterator<Item = Result<T, CliError>>, CliError> {
-    let body = open(socket, path, None)?;
+    let body = open(socket, "GET", path, "", None)?;
     let path = path.to_owned();
     Ok(BufReader::new(body).lines().filter_map(move |line| match line {
         Ok(line) if line.trim().is_empty() => None,
@@ -39,12 +61,20 @@ pub fn stream<T: DeserializeOwned>(
 }
 
 /// The body of a 200.
-fn open(socket: &Path, path: &str, timeout: Option<Duration>) -> Result<Box<dyn Read>, CliError> {
+fn open(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+    timeout: Option<Duration>,
+) -> Result<Box<dyn Read>, CliError> {
     let failed = |source| CliError::Socket { socket: socket.to_owned(), source };
     let mut stream = UnixStream::connect(socket).map_err(failed)?;
     stream.set_read_timeout(timeout).map_err(failed)?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: weftd\r\nAccept: application/json\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: weftd\r\nAccept: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).map_err(failed)?;
     let mut reader = BufReader::new(stream);
     let head = read_head(&mut reader).map_err(failed)?;

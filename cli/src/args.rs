@@ -1,10 +1,12 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use weft_api::agent::DEFAULT_SOCKET;
 use weft_api::enforced::parse_wait;
+use weft_api::logging::LoggingChange;
 use weft_api::policies::parse_ports;
 use weft_model::id::GroupId;
 use weft_model::policy::{Policy, PortRange, Protocol};
@@ -42,6 +44,78 @@ pub enum Command {
     /// Read and change who may reach whom
     #[command(subcommand)]
     Policies(PolicyCommand),
+    /// Read and change what this host logs, and what it only logs (audit)
+    #[command(subcommand)]
+    Logging(LoggingCommand),
+}
+
+/// What can be done about logging.
+#[derive(Debug, Subcommand)]
+pub enum LoggingCommand {
+    /// What is logged, where, and what became of records
+    Show,
+    /// Log otherwise, from now until `reset` or the host's next start
+    Set(Box<LoggingArgs>),
+    /// Log as weftd's configuration says
+    Reset,
+}
+
+/// What is to be different; what is not named stays.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct LoggingArgs {
+    /// Whether denied packets pass and are only logged
+    #[arg(long, value_name = "on|off", value_parser = switch)]
+    pub audit: Option<bool>,
+    /// Groups for whose workloads that is so, comma separated: all of them, '' for none
+    #[arg(long, value_name = "GROUPS", value_parser = groups)]
+    pub audit_groups: Option<Groups>,
+    /// Whether allowed connections are logged, by their first packet
+    #[arg(long, value_name = "on|off", value_parser = switch)]
+    pub allowed: Option<bool>,
+    /// Whether lines go to the kernel log too
+    #[arg(long, value_name = "on|off", value_parser = switch)]
+    pub kernel_log: Option<bool>,
+    /// Lines a second in the kernel log
+    #[arg(long, value_name = "NUMBER")]
+    pub kernel_lines_per_second: Option<u32>,
+    /// Denial records a second of one pair of addresses; 0: no limit
+    #[arg(long, value_name = "NUMBER")]
+    pub denials_per_second: Option<u32>,
+    /// Denial records such a pair may have at once
+    #[arg(long, value_name = "NUMBER")]
+    pub denials_burst: Option<u32>,
+    /// Records of allowed connections a second of one pair of addresses; 0: no limit
+    #[arg(long, value_name = "NUMBER")]
+    pub allowed_per_second: Option<u32>,
+    /// Records of allowed connections such a pair may have at once
+    #[arg(long, value_name = "NUMBER")]
+    pub allowed_burst: Option<u32>,
+    /// Records of any kind a second of one workload; 0: no limit
+    #[arg(long, value_name = "NUMBER")]
+    pub workload_records_per_second: Option<u32>,
+}
+
+/// Groups, of one argument.
+pub type Groups = BTreeSet<GroupId>;
+
+impl LoggingArgs {
+    /// As weftd takes it.
+    #[must_use]
+    pub fn change(self) -> LoggingChange {
+        LoggingChange {
+            audit: self.audit,
+            audit_groups: self.audit_groups,
+            allowed: self.allowed,
+            kernel_log: self.kernel_log,
+            kernel_lines_per_second: self.kernel_lines_per_second,
+            denials_per_second: self.denials_per_second,
+            denials_burst: self.denials_burst,
+            allowed_per_second: self.allowed_per_second,
+            allowed_burst: self.allowed_burst,
+            workload_records_per_second: self.workload_records_per_second,
+        }
+    }
 }
 
 /// What can be done with policies.
@@ -119,6 +193,19 @@ pub struct ServerArgs {
     pub token_file: Option<PathBuf>,
 }
 
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    }
+}
+
+fn groups(text: &str) -> Result<Groups, String> {
+    let names = text.split(',').filter(|name| !name.is_empty());
+    names.map(|name| name.parse().map_err(|error| format!("{name}: {error}"))).collect()
+}
+
 fn ports(text: &str) -> Result<PortRange, String> {
     parse_ports(text).ok_or_else(|| "must be a port from 1 to 65535, or two of them such as 8080-8090".to_owned())
 }
@@ -165,6 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_logging_from_flags() {
+        let line = "weft logging set --audit off --audit-groups app,k8s:east/shop --allowed on --denials-per-second 0";
+        let Command::Logging(LoggingCommand::Set(arguments)) = parse(line).unwrap() else { panic!("not set") };
+        let change = arguments.change();
+        assert_eq!((change.audit, change.allowed, change.kernel_log), (Some(false), Some(true), None));
+        assert_eq!((change.audit_groups.unwrap().len(), change.denials_per_second), (2, Some(0)));
+        assert_eq!(groups("").unwrap(), Groups::new());
+    }
+
+    #[test]
     fn wrong_usage_names_the_flag_and_what_is_allowed() {
         for (line, words) in [
             ("weft policies allow --from a --to b --port 0", ["--port", "1 to 65535"]),
@@ -172,6 +269,9 @@ mod tests {
             ("weft policies allow --from a --to b --port 80 --protocol icmp", ["--protocol", "tcp or udp"]),
             ("weft policies allow --from a --to b", ["--port", "required"]),
             ("weft policies allow --from a --to b --port 80 --timeout 1s", ["--wait", "required"]),
+            ("weft logging set", ["--audit", "required"]),
+            ("weft logging set --audit yes", ["--audit", "on or off"]),
+            ("weft logging set --denials-burst -1", ["-1", "unexpected"]),
             ("weft policies wait --revision -1", ["-1", "unexpected"]),
             ("weft policies wait --revision 1 --timeout 5", ["--timeout", "at most 10m"]),
         ] {

@@ -8,7 +8,7 @@ pub mod error;
 pub mod render;
 pub mod server;
 
-use args::{Arguments, ChangeArgs, Command, PolicyCommand, ServerArgs};
+use args::{Arguments, ChangeArgs, Command, LoggingCommand, PolicyCommand, ServerArgs};
 use error::CliError;
 use serde::Serialize;
 use serde_json::json;
@@ -19,7 +19,10 @@ use std::time::Duration;
 use weft_api::agent::{EndpointView, Status};
 use weft_api::denial::DenialRecord;
 use weft_api::enforced::EnforcedReport;
+use weft_api::logging::LoggingView;
 use weft_api::policies::PolicyBody;
+
+const LOGGING: &str = "/v1/logging";
 
 /// Does what was asked. `token`: the variable `WEFT_TOKEN`.
 ///
@@ -38,6 +41,14 @@ pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) ->
             print(out, json, &endpoints, || render::endpoints(&endpoints))
         }
         Command::Denials { follow } => denials(&socket, follow, json, out),
+        Command::Logging(command) => {
+            let view: LoggingView = match command {
+                LoggingCommand::Show => agent::get(&socket, LOGGING)?,
+                LoggingCommand::Set(arguments) => agent::put(&socket, LOGGING, &arguments.change())?,
+                LoggingCommand::Reset => agent::delete(&socket, LOGGING)?,
+            };
+            print(out, json, &view, || render::logging(&view))
+        }
         Command::Policies(PolicyCommand::List { group, server }) => {
             let list = connect(&server)?.list(group.as_ref())?;
             print(out, json, &list, || render::policies(&list))

@@ -2,11 +2,13 @@
 
 mod denials;
 mod endpoints;
+mod logging;
 mod policies;
 mod status;
 
 pub use denials::denial;
 pub use endpoints::endpoints;
+pub use logging::logging;
 pub use policies::{laggards, policies, policy};
 pub use status::status;
 

@@ -71,7 +71,11 @@ fn packets_in_are_packets_passed_and_packets_refused() {
             let (mut passed, mut refused) = (0, 0);
             for frame in &frames {
                 let Outcome { verdict, frame: answer, mark, .. } = bench.probe(program, frame, 7 << SHIFT, 1);
-                if verdict == PASS { passed += 1 } else { refused += 1 }
+                if verdict == PASS {
+                    passed += 1
+                } else {
+                    refused += 1
+                }
                 if verdict == REDIRECT {
                     // The answer meets our other program on the same veth, and is a packet there.
                     let other = match program {

@@ -68,5 +68,5 @@ fn unknown_keys_are_refused_by_name_and_flags_win() {
     assert!(load(flags(), "h").unwrap_err().to_string().contains("brigde"));
     std::fs::write(&path, "kind = 'cell'\nmtu = 1400\naudit = true\n").unwrap();
     let config = load(flags(), "h").unwrap();
-    assert_eq!((config.mtu, config.audit), (Some(1300), true));
+    assert_eq!((config.mtu, config.logging.audit), (Some(1300), true));
 }

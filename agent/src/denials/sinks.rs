@@ -1,143 +1,142 @@
-//! Where records go: a file of JSON lines in the shape CF's iptables-logger writes, and the kernel
-//! log, where operators of Silk look with `dmesg -w | grep DENY`.
+//! The thread that writes records where they are to go.
 
+use super::Counts;
+use super::counts::add;
+use super::file::LogFile;
+use super::kernel_log::KernelLog;
 use super::record::Denial;
-use crate::config::Config;
 use crate::directory::HostName;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use crate::worker::{Command, Worker};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use weft_api::denial::{CfContainer, CfLogLine};
+use weft_api::logging::Logging;
 
-/// Lines a second in the kernel log, which everybody shares.
-const KERNEL_LINES_PER_SECOND: u32 = 10;
-/// The file is moved to `<name>.1` at this size: it lives in memory unless told otherwise, and a hostile
-/// workload can fill it.
-const FILE_BYTES: u64 = 16 << 20;
-/// How long a sink that failed is left alone.
+/// Messages that may wait: batches of records, while the disk is slow.
+pub(crate) const QUEUE: usize = 32;
+/// How long a file that failed is left alone.
 const PAUSE: Duration = Duration::from_secs(10);
+/// The alarm's name.
+const ALARM: &str = "denial-log";
 
-pub(super) struct Sinks {
-    path: PathBuf,
-    file: Option<File>,
-    file_pause: Option<Instant>,
-    /// Records that did not get into the file.
-    missed: u64,
-    kernel: Option<File>,
-    kernel_window: (Instant, u32),
+/// What the thread is told.
+pub(crate) enum Message {
+    /// Write these.
+    Records(Vec<Denial>),
+    /// The log file was rotated.
+    Reopen,
+}
+
+/// Where records go.
+pub(crate) struct Sinks {
+    file: LogFile,
+    /// Since when the file cannot be written, and how many records it missed.
+    trouble: Option<(Instant, usize)>,
+    kernel: KernelLog,
+    logging: watch::Receiver<Arc<Logging>>,
+    me: HostName,
+    worker: Worker,
+    counts: Arc<Counts>,
 }
 
 impl Sinks {
-    /// Opens what the configuration names; what cannot be opened is said once and tried again later.
-    pub(super) fn open(config: &Config) -> Self {
-        let mut sinks = Self {
-            path: config.denial_log.clone(),
-            file: None,
-            file_pause: None,
-            missed: 0,
-            kernel: None,
-            kernel_window: (Instant::now(), 0),
-        };
-        if config.kernel_log {
-            match OpenOptions::new().write(true).open("/dev/kmsg") {
-                Ok(file) => sinks.kernel = Some(file),
+    /// What the thread needs; nothing is opened before there is a record.
+    #[must_use]
+    pub(crate) fn new(
+        path: PathBuf,
+        logging: watch::Receiver<Arc<Logging>>,
+        me: HostName,
+        worker: Worker,
+        counts: Arc<Counts>,
+    ) -> Self {
+        Self { file: LogFile::new(path), trouble: None, kernel: KernelLog::new(), logging, me, worker, counts }
+    }
+
+    /// Writes for the agent's life.
+    pub(crate) fn run(mut self, messages: &Receiver<Message>) {
+        for message in messages {
+            match message {
+                Message::Records(batch) => {
+                    self.write_kernel(&batch);
+                    self.write_file(&batch);
+                }
+                Message::Reopen => self.reopen(),
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.file.close();
+        self.trouble = self.trouble.map(|(_, missed)| (Instant::now() - PAUSE, missed));
+        // Made now, so that whoever rotates finds it.
+        self.append(&[], 0);
+    }
+
+    fn write_kernel(&mut self, batch: &[Denial]) {
+        let logging = self.logging.borrow().clone();
+        if logging.kernel_log {
+            batch.iter().for_each(|denial| self.kernel.write(denial, logging.kernel_lines_per_second, &self.counts));
+        }
+    }
+
+    fn write_file(&mut self, batch: &[Denial]) {
+        if let Some((since, missed)) = &mut self.trouble
+            && since.elapsed() < PAUSE
+        {
+            *missed += batch.len();
+            add(&self.counts.not_written, batch.len());
+            return;
+        }
+        let lines = self.lines(batch);
+        self.append(&lines, batch.len());
+    }
+
+    fn lines(&self, batch: &[Denial]) -> Vec<u8> {
+        let mut lines = Vec::with_capacity(1024 * batch.len());
+        for denial in batch {
+            let line = CfLogLine::new(&denial.record, denial.at_ns, container(denial, &self.me));
+            let before = lines.len();
+            match serde_json::to_writer(&mut lines, &line) {
+                Ok(()) => lines.push(b'\n'),
                 Err(error) => {
-                    tracing::warn!(%error, "the kernel log cannot be written: denials go to {} only", sinks.path.display())
+                    lines.truncate(before);
+                    tracing::error!(%error, "a denial record cannot be written as JSON");
                 }
             }
         }
-        sinks
+        lines
     }
 
-    /// Writes one record everywhere.
-    pub(super) fn write(&mut self, denial: &Denial, me: &HostName) {
-        self.write_file(denial, me);
-        self.write_kernel(denial);
-    }
-
-    fn write_file(&mut self, denial: &Denial, me: &HostName) {
-        if self.file_pause.is_some_and(|since| since.elapsed() < PAUSE) {
-            self.missed += 1;
-            return;
-        }
-        let line = CfLogLine::new(&denial.record, denial.at_ns, container(denial, me));
-        if let Err(error) = self.append(&line) {
-            if self.file_pause.is_none() {
-                tracing::error!(path = %self.path.display(), %error, "a denial could not be logged: counters stay exact; trying this file again every 10 s");
+    fn append(&mut self, lines: &[u8], records: usize) {
+        match self.file.append(lines) {
+            Ok(()) => {
+                add(&self.counts.written, records);
+                if let Some((_, missed)) = self.trouble.take() {
+                    tracing::info!(path = %self.file.path().display(), missed, "denials are logged to this file again");
+                    self.worker.send(Command::Alarm { about: ALARM, text: None });
+                }
             }
-            self.missed += 1;
-            self.file = None;
-            self.file_pause = Some(Instant::now());
+            Err(error) => {
+                add(&self.counts.not_written, records);
+                self.complain(&error, records);
+                self.file.close();
+            }
         }
     }
 
-    /// Appends; opens the file anew when it was moved away or replaced (log rotation).
-    fn append(&mut self, line: &CfLogLine) -> io::Result<()> {
-        let mut bytes = serde_json::to_vec(line)?;
-        bytes.push(b'\n');
-        let current = self.file.as_ref().filter(|file| is_at(file, &self.path));
-        if current.is_some_and(is_full) {
-            std::fs::rename(&self.path, with_suffix(&self.path))?;
+    fn complain(&mut self, error: &std::io::Error, records: usize) {
+        let path = self.file.path().display();
+        if self.trouble.is_none() {
+            tracing::error!(%path, %error, "denials cannot be logged: counters stay exact; trying this file again every 10 s");
         }
-        if current.is_none_or(is_full) {
-            self.file = Some(open_log(&self.path)?);
-        }
-        if let Some(file) = &mut self.file {
-            append_line(file, &bytes)?;
-        }
-        if self.file_pause.take().is_some() {
-            tracing::info!(path = %self.path.display(), missed = self.missed, "denials are logged to this file again");
-            self.missed = 0;
-        }
-        Ok(())
+        let missed = self.trouble.map_or(0, |(_, missed)| missed) + records;
+        let text = format!("denials are not logged: {path}: {error}; trying again every 10 s");
+        self.worker.send(Command::Alarm { about: ALARM, text: Some(text) });
+        self.trouble = Some((Instant::now(), missed));
     }
-
-    fn write_kernel(&mut self, denial: &Denial) {
-        let Some(kernel) = &mut self.kernel else { return };
-        if self.kernel_window.0.elapsed() >= Duration::from_secs(1) {
-            self.kernel_window = (Instant::now(), 0);
-        }
-        self.kernel_window.1 += 1;
-        if self.kernel_window.1 > KERNEL_LINES_PER_SECOND {
-            return;
-        }
-        if let Err(error) = kernel.write_all(kernel_line(denial).as_bytes()) {
-            tracing::warn!(%error, "the kernel log cannot be written any more");
-            self.kernel = None;
-        }
-    }
-}
-
-fn is_full(file: &File) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.len() >= FILE_BYTES)
-}
-
-/// Whether the path still names the open file.
-fn is_at(file: &File, path: &Path) -> bool {
-    let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    let (open, named) = (file.metadata().map(id), std::fs::metadata(path).map(id));
-    matches!((open, named), (Ok(open), Ok(named)) if open == named)
-}
-
-fn with_suffix(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".1");
-    name.into()
-}
-
-/// A whole line or none: on a full disk half of one would spoil the next.
-fn append_line(file: &mut File, line: &[u8]) -> io::Result<()> {
-    let before = file.metadata()?.len();
-    file.write_all(line).inspect_err(|_full| drop(file.set_len(before)))
-}
-
-fn open_log(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    OpenOptions::new().create(true).append(true).open(path)
 }
 
 fn container(denial: &Denial, me: &HostName) -> CfContainer {
@@ -150,52 +149,4 @@ fn container(denial: &Denial, me: &HostName) -> CfContainer {
         container.organization_guid = judge.identity.org_id.clone().unwrap_or_default();
     }
     container
-}
-
-/// As netfilter's LOG target writes it, with Silk's prefix: at most 28 characters of
-/// `DENY_C2C_<handle>`. Level 5, notice, facility user.
-fn kernel_line(denial: &Denial) -> String {
-    let record = &denial.record;
-    let handle = denial.judge.as_ref().map_or("", |judge| judge.attachment.container_id.as_str());
-    let verdict = if record.action == "audit" { "AUDIT_C2C" } else { "DENY_C2C" };
-    let prefix: String = format!("{verdict}_{handle}").chars().take(28).collect();
-    let (input, output) =
-        if record.direction == "ingress" { ("", record.interface.as_str()) } else { (record.interface.as_str(), "") };
-    format!(
-        "<13>{prefix} IN={input} OUT={output} SRC={} DST={} LEN={} PROTO={} SPT={} DPT={} MARK={:#x} REASON={}\n",
-        record.source.ip,
-        record.destination.ip,
-        denial.length,
-        record.protocol,
-        record.source.port,
-        record.destination.port,
-        record.source.tag.map_or(0, weft_model::id::Tag::get),
-        record.reason,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_was_moved_replaced_or_removed_is_told_from_the_open_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("denials.log");
-        let file = open_log(&path).unwrap();
-        assert!(is_at(&file, &path));
-        std::fs::rename(&path, with_suffix(&path)).unwrap();
-        assert!(!is_at(&file, &path));
-        std::fs::write(&path, "made by logrotate").unwrap();
-        assert!(!is_at(&file, &path));
-        assert!(is_at(&open_log(&path).unwrap(), &path));
-    }
-
-    #[test]
-    fn a_file_is_full_at_its_limit() {
-        let file = tempfile::tempfile().unwrap();
-        assert!(!is_full(&file));
-        file.set_len(FILE_BYTES).unwrap();
-        assert!(is_full(&file));
-    }
 }

@@ -64,6 +64,7 @@ pub(crate) fn placement(
     overlay: &Overlay,
     subnet: weft_model::net::Subnet,
     underlay: &Underlay,
+    audit: bool,
 ) -> Option<Placement> {
     let vxlan = match &config.vxlan_name {
         Some(name) => name.clone(),
@@ -81,7 +82,7 @@ pub(crate) fn placement(
         port: overlay.port,
         masquerade: config.masquerade,
         // In audit mode the programs let through what they would refuse, and so must the rules.
-        host_services: config.stance.host_services.clone().filter(|_| !config.audit),
+        host_services: config.stance.host_services.clone().filter(|_| !audit),
     })
 }
 
@@ -114,7 +115,9 @@ impl Core {
             }
         };
         self.underlay_failed(self.moved(&underlay));
-        let Some(placement) = placement(&self.config, &overlay, subnet, &underlay) else { return false };
+        let Some(placement) = placement(&self.config, &overlay, subnet, &underlay, self.logging.audit) else {
+            return false;
+        };
         if self.placement.as_ref().is_none_or(|old| old.subnet != placement.subnet) {
             self.built = false;
             self.open_pool(placement.subnet);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use weft_datapath::{Attached, Datapath};
 use weft_ipam::{Entry, State};
 use weft_model::compile::{Policies, policy_set};
-use weft_model::datapath::{Host, PeerHost, Surroundings, plan_surroundings};
+use weft_model::datapath::{Host, PeerHost, RecordRate, Surroundings, plan_surroundings};
 use weft_model::endpoints::{Programmed, Wanted, plan};
 use weft_model::id::Slot;
 use weft_model::overlay::Placement;
@@ -60,7 +60,7 @@ impl Core {
         self.due.within(RETRY);
     }
 
-    fn host(&self) -> Option<Host> {
+    pub(super) fn host(&self) -> Option<Host> {
         let placement = self.placement.as_ref()?;
         Some(Host {
             overlay: placement.network.network(),
@@ -70,8 +70,12 @@ impl Core {
             vxlan_port: placement.port,
             mark_shift: self.config.mark_shift,
             link_local: self.config.link_local,
-            denials_per_second: self.config.denials_per_second,
-            denials_burst: self.config.denials_burst,
+            denials_per_second: self.logging.denials_per_second,
+            denials_burst: self.logging.denials_burst,
+            allowed: self.logging.allowed.then_some(RecordRate {
+                per_second: self.logging.allowed_per_second,
+                burst: self.logging.allowed_burst,
+            }),
         })
     }
 
@@ -215,7 +219,7 @@ impl Core {
                     group: entry.group.clone(),
                     tag: entry.group.as_ref().and_then(|group| policies.tags().get(group)).copied(),
                     deny: self.config.deny,
-                    audit: self.config.audit,
+                    audit: self.logging.audits(entry.group.as_ref()),
                 };
                 Some((entry.slot, want))
             })

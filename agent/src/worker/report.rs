@@ -65,6 +65,8 @@ impl Core {
             network: self.network.clone(),
             datapath: self.programs.clone(),
             counters: self.counters(),
+            maps: self.maps(),
+            logged: self.outlets.counts.now(),
             alarms,
         }
     }
@@ -86,6 +88,18 @@ impl Core {
             Some(Ok(counters)) => counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
             Some(Err(error)) => {
                 tracing::error!(%error, "cannot read the programs' counters");
+                BTreeMap::new()
+            }
+            None => BTreeMap::new(),
+        }
+    }
+
+    fn maps(&self) -> BTreeMap<String, u64> {
+        let memory = self.datapath.as_ref().map(weft_datapath::Datapath::map_memory);
+        match memory {
+            Some(Ok(memory)) => memory.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect(),
+            Some(Err(error)) => {
+                tracing::debug!(%error, "cannot read what the maps take");
                 BTreeMap::new()
             }
             None => BTreeMap::new(),

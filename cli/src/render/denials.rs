@@ -7,7 +7,11 @@ use weft_api::denial::{DenialRecord, Party};
 /// `2026-08-21T09:12:48.123Z  cell-7  DENY ingress tcp 10.255.3.2:51234 (app) → 10.255.1.5:8080 (web)  no policy`
 #[must_use]
 pub fn denial(record: &DenialRecord) -> String {
-    let verdict = if record.action == "audit" { "AUDIT" } else { "DENY" };
+    let verdict = match record.action.as_str() {
+        "audit" => "AUDIT",
+        "allow" => "OK",
+        _ => "DENY",
+    };
     let line = format!(
         "{}  {}  {verdict} {} {}{} {} → {} {}{}\n",
         time(&record.at),
@@ -17,7 +21,7 @@ pub fn denial(record: &DenialRecord) -> String {
         icmp(record),
         party(record, &record.source),
         party(record, &record.destination),
-        why(&record.reason),
+        why(record),
         suppressed(record.suppressed),
     );
     plain(line.trim_end()) + "\n"
@@ -58,7 +62,16 @@ fn party(record: &DenialRecord, party: &Party) -> String {
 }
 
 /// `weft-abi`'s names of reasons in words; an agent may be newer than we are.
-fn why(reason: &str) -> &str {
+fn why(record: &DenialRecord) -> String {
+    let by_rule = record.rule.map(|rule| format!("rule {rule}"));
+    match (record.reason.as_str(), by_rule) {
+        ("passed", rule) => rule.unwrap_or_else(|| "no rule needed".to_owned()),
+        ("policy" | "audited", Some(rule)) => format!("by {rule}"),
+        (reason, _) => in_words(reason).to_owned(),
+    }
+}
+
+fn in_words(reason: &str) -> &str {
     match reason {
         "policy" | "audited" => "no policy",
         "revoked" => "the policy that allowed it is gone",
@@ -121,6 +134,16 @@ mod tests {
             denial(&record),
             "then  cell-7  AUDIT ingress icmp 8/0 10.255.3.2 (tag 0001) → 10.255.1.5 something-new (and 12 more before)\n"
         );
+    }
+
+    #[test]
+    fn the_rule_that_decided() {
+        let mut record = record();
+        record.rule = Some(3);
+        assert!(denial(&record).ends_with(" by rule 3\n"));
+        (record.action, record.reason) = ("allow".to_owned(), "passed".to_owned());
+        let line = denial(&record);
+        assert!(line.contains("  OK ingress tcp ") && line.ends_with(" rule 3\n"), "{line}");
     }
 
     #[test]

@@ -1,0 +1,232 @@
+//! What a host logs of denied and allowed connections: its shape, its switches while traffic runs, its
+//! file in the hands of log rotation and on a full disk.
+
+#![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use weft_api::logging::LoggingView;
+use weft_lab::probe::{self, HttpServer};
+use weft_lab::wait::{until, until_true};
+use weft_lab::{Host, Lab, Workload, WorkloadOptions};
+use weft_tests::{PATIENCE, lab_with};
+
+/// A lab whose hosts leave out no record, with an app on the cell, a server in it, and a pod elsewhere.
+struct Scene {
+    lab: Lab,
+    web: Workload,
+    pod: Workload,
+    _server: HttpServer,
+}
+
+fn scene(stem: &str, flags: &[&str]) -> Scene {
+    let all = ["--denials-per-second", "0", "--workload-records-per-second", "0"];
+    let mut lab = lab_with(stem, |host| host.flags.extend(all.iter().chain(flags).map(|flag| (*flag).to_owned())));
+    let web = lab.add("c1", &WorkloadOptions::app("web", "3b1c")).unwrap();
+    let pod = lab.add("n1", &WorkloadOptions::pod("pod", "shop")).unwrap();
+    let server = HttpServer::start(&web.netns, 8080).unwrap();
+    Scene { lab, web, pod, _server: server }
+}
+
+impl Scene {
+    fn cell(&self) -> &Host {
+        self.lab.host("c1")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.cell().run_file("denials.log")
+    }
+
+    fn to(&self, port: u16) -> SocketAddr {
+        (self.web.ip, port).into()
+    }
+
+    /// Whether the pod reaches the app.
+    fn reaches(&self) -> bool {
+        probe::get(&self.pod.netns, self.to(8080), PATIENCE).is_ok()
+    }
+
+    /// A denied connection to a port, and its line in the log.
+    fn denied(&self, port: u16) -> Value {
+        drop(probe::connects(&self.pod.netns, self.to(port), Duration::from_secs(1)));
+        self.line(&self.log(), port)
+    }
+
+    /// The line about a port.
+    fn line(&self, log: &Path, port: u16) -> Value {
+        let find = || {
+            let text = fs::read_to_string(log)?;
+            let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+            let found = lines.into_iter().rfind(|line| line["data"]["packet"]["dst_port"] == port);
+            found.ok_or_else(|| anyhow::anyhow!("no line about port {port}"))
+        };
+        until(&format!("a line about port {port}"), PATIENCE, find).unwrap().0
+    }
+
+    fn weft(&self, line: &str) -> String {
+        self.lab.weft_on("c1", &line.split_whitespace().collect::<Vec<_>>()).unwrap()
+    }
+
+    fn logging(&self) -> LoggingView {
+        self.cell().get("/v1/logging").unwrap()
+    }
+
+    fn hang_up(&self) {
+        let id = i32::try_from(self.cell().agent_id().unwrap()).unwrap();
+        kill(Pid::from_raw(id), Signal::SIGHUP).unwrap();
+    }
+}
+
+#[test]
+fn what_is_logged_and_what_only_is_are_switched_while_traffic_runs() {
+    let mut scene = scene("switches", &[]);
+    let stranger = scene.lab.add("c1", &WorkloadOptions::app("stranger", "ffff")).unwrap();
+    // The shape of CF's iptables-logger.
+    let line = scene.denied(81);
+    let (packet, container) = (&line["data"]["packet"], &line["data"]["destination"]);
+    assert_eq!(
+        (&line["source"], &line["message"]),
+        (&"cfnetworking.iptables".into(), &"cfnetworking.iptables.ingress-denied".into())
+    );
+    assert_eq!(
+        (&container["container_id"], &container["app_guid"]),
+        (&scene.web.container_id.clone().into(), &"3b1c".into())
+    );
+    assert_eq!((&packet["allowed"], &packet["protocol"]), (&false.into(), &"TCP".into()));
+    assert_eq!(packet["src_ip"], scene.pod.ip.to_string());
+    assert_eq!((&line["data"]["weft"]["reason"], &line["data"]["weft"]["rule"]), (&"policy".into(), &Value::Null));
+
+    // Audit of one group: it is reached, the other is not.
+    assert!(!scene.reaches());
+    let shown = scene.weft("logging set --audit-groups 3b1c");
+    assert!(shown.contains("what is denied to these groups passes: 3b1c"), "{shown}");
+    assert!(scene.reaches(), "audited, and yet denied");
+    let _other = HttpServer::start(&stranger.netns, 8080).unwrap();
+    assert!(probe::get(&scene.pod.netns, (stranger.ip, 8080).into(), Duration::from_secs(1)).is_err(), "not its group");
+    // Both are connections to port 8080; the audited one passed.
+    let line = scene.line(&scene.log(), 8080);
+    assert!(
+        line["data"]["packet"]["dst_ip"] == stranger.ip.to_string() && line["data"]["weft"]["action"] == "reject",
+        "{line}"
+    );
+    let log = fs::read_to_string(scene.log()).unwrap();
+    assert!(
+        log.lines().any(|line| line.contains(r#""action":"audit""#) && line.contains(r#""allowed":true"#)),
+        "{log}"
+    );
+
+    // A change outlives the agent.
+    let host = scene.lab.host_mut("c1");
+    host.kill_agent().unwrap();
+    assert!(probe::get(&scene.pod.netns, (scene.web.ip, 8080).into(), PATIENCE).is_ok(), "the programs need no agent");
+    let host = scene.lab.host_mut("c1");
+    host.start_agent().unwrap();
+    host.wait_ready(PATIENCE).unwrap();
+    assert!(scene.reaches(), "forgotten by a restart");
+    let shown = scene.weft("logging reset");
+    assert!(shown.contains("audit           off\n"), "{shown}");
+    assert!(!scene.reaches(), "audit went on");
+
+    // The whole host, and back.
+    scene.weft("logging set --audit on");
+    assert!(scene.reaches());
+    scene.weft("logging set --audit off");
+    assert!(!scene.reaches());
+
+    // Allowed connections, by their first packet.
+    scene
+        .lab
+        .weft(&["policies", "allow", "--from", "k8s:lab/shop", "--to", "3b1c", "--port", "8080", "--wait"])
+        .unwrap();
+    assert!(scene.reaches());
+    scene.weft("logging set --allowed on");
+    assert!(scene.reaches());
+    let line = scene.line(&scene.log(), 8080);
+    assert_eq!(line["message"], "cfnetworking.iptables.ingress-allowed", "{line}");
+    let weft = &line["data"]["weft"];
+    assert_eq!(
+        (&weft["action"], &weft["tcpFlags"], &weft["source"]["group"]),
+        (&"allow".into(), &"SYN".into(), &"k8s:lab/shop".into())
+    );
+    assert!(weft["rule"].as_u64().is_some_and(|rule| rule > 0), "{weft}");
+
+    // What cannot be is refused, and nothing changes.
+    let before = scene.logging();
+    let refused = scene.lab.weft_on("c1", &["logging", "set", "--audit", "on", "--denials-burst", "0"]);
+    assert!(format!("{:#}", refused.unwrap_err()).contains("denials_burst: invalid value \"0\": a number from 1"));
+    assert_eq!(scene.logging().in_force, before.in_force);
+}
+
+#[test]
+fn a_log_file_is_rotated_by_signal_and_by_copying() {
+    let scene = scene("rotation", &[]);
+    let (log, old) = (scene.log(), scene.cell().run_file("denials.log.old"));
+    scene.denied(81);
+    // Moved away: the signal makes the new one, without waiting for a record.
+    fs::rename(&log, &old).unwrap();
+    scene.hang_up();
+    until("the new file", PATIENCE, || fs::metadata(&log)).unwrap();
+    scene.denied(82);
+    assert!(
+        !fs::read_to_string(&old).unwrap().contains(r#""dst_port":82,"#),
+        "written to the file that was moved away"
+    );
+    // Copied and cut: the next line is the file's first.
+    fs::copy(&log, &old).unwrap();
+    File::options().write(true).open(&log).unwrap().set_len(0).unwrap();
+    scene.denied(83);
+    assert!(fs::read(&log).unwrap().starts_with(b"{"), "a hole where the old lines were");
+    // The signal reads the configuration too; flags have not changed.
+    let said = || Ok(scene.cell().agent_log().contains("SIGHUP: the log file is opened anew"));
+    until_true("the agent to say so", PATIENCE, said).unwrap();
+}
+
+#[test]
+fn a_full_disk_is_an_alarm_and_costs_nothing_but_the_lines() {
+    let mut scene = scene("full", &["--metrics-listen", "127.0.0.1:9469"]);
+    let log = scene.log();
+    scene.denied(81);
+    fs::remove_file(&log).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &log).unwrap();
+    let mut port = 1000;
+    let alarmed = || -> anyhow::Result<()> {
+        port += 1;
+        drop(probe::connects(&scene.pod.netns, scene.to(port), Duration::from_secs(1)));
+        let status = scene.cell().status()?;
+        let alarm = status
+            .alarms
+            .iter()
+            .any(|alarm| alarm.contains("denials are not logged") && alarm.contains("No space left"));
+        anyhow::ensure!(alarm && status.logged.not_written > 0, "{:?} {:?}", status.alarms, status.logged);
+        Ok(())
+    };
+    until("an alarm", PATIENCE, alarmed).unwrap();
+    let denials = scene.weft("denials");
+    assert!(denials.contains(":1001 "), "{denials}");
+    // Everything else goes on.
+    let started = scene.lab.add("c1", &WorkloadOptions::app("more", "3b1c")).unwrap();
+    scene.lab.del("c1", &started).unwrap();
+    fs::remove_file(&log).unwrap();
+    scene.hang_up();
+    until_true("the alarm's end", PATIENCE, || Ok(scene.cell().status()?.alarms.is_empty())).unwrap();
+    scene.denied(82);
+    // Records read are records written, left out or lost, and all of it is in the metrics.
+    let counts = scene.logging().counts;
+    let told = counts.written + counts.not_written + counts.over_share + counts.queue_full;
+    assert!(counts.read >= 3 && counts.read == told, "{counts:?}");
+    let metrics = scene.cell().sh("curl -sS http://127.0.0.1:9469/metrics").unwrap();
+    for line in [
+        format!("weft_records_total{{fate=\"not-written\"}} {}\n", counts.not_written),
+        "weft_packets_total{reason=\"policy\"} ".to_owned(),
+        "weft_packets_total{reason=\"record-lost\"} 0\n".to_owned(),
+        "weft_map_bytes{map=\"ct_est4\"} ".to_owned(),
+        "# TYPE weft_alarms gauge\nweft_alarms 0\n".to_owned(),
+    ] {
+        assert!(metrics.contains(&line), "{line} in\n{metrics}");
+    }
+}
