@@ -520,7 +520,6 @@ fn parse_range(text: &str) -> Option<RangeInclusive<Ipv4Addr>> {
 
 /// The configuration that a file with this text makes.
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a helper of tests")]
 pub(crate) fn of_text(text: &str) -> Config {
     check(toml::from_str(text).unwrap(), "h1").unwrap()
 }
