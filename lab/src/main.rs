@@ -40,7 +40,10 @@ enum Command {
     /// Play the whole story with real traffic and remove everything again
     Demo,
     /// Measure, and write target/bench/summary.json
-    Bench,
+    Bench {
+        /// Only these
+        parts: Vec<bench::Part>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
             Command::Down { name } => teardown::down(&name)?,
             Command::List => teardown::labs().iter().for_each(|name| tell(name)),
             Command::Demo => return demo::run(),
-            Command::Bench => bench::run()?,
+            Command::Bench { parts } => bench::run(&parts)?,
         }
         Ok(ExitCode::SUCCESS)
     };
