@@ -1,4 +1,4 @@
-//! How many entries each map holds; bytes for the ring buffer.
+//! How many entries each map holds; bytes for the ring buffer. Some can be configured: then this is the default.
 
 /// Map `ct_est4`: connections whose both sides were seen. The oldest give way.
 pub const CT_EST4: u32 = 131_072;
@@ -19,7 +19,7 @@ pub const FRAG4: u32 = 8_192;
 /// Map `counters`: room for reasons to come, so that counts go on when a version brings new ones.
 pub const COUNTERS: u32 = 64;
 /// Ring buffer `denials`, bytes.
-pub const DENIALS: u32 = 1 << 20;
+pub const DENIALS: u32 = 4 << 20;
 /// Map `denial_limit`. The oldest give way.
 pub const DENIAL_LIMIT: u32 = 65_536;
 

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use weft_api::logging::{Logging, LoggingChange};
 use weft_model::compile::Stance;
-use weft_model::datapath::DenyAction;
+use weft_model::datapath::{DenyAction, MapSizes};
 use weft_model::group::{GroupRules, HostKind};
 use weft_model::id::{GroupId, IfName};
 use weft_model::policy::{Isolation, Protocol};
@@ -148,6 +148,18 @@ pub struct Raw {
     /// Address and port to serve Prometheus' metrics on, such as 127.0.0.1:9469 [default: only on the socket]
     #[arg(long)]
     pub metrics_listen: Option<String>,
+    /// Connections the programs remember, both sides seen, 1024 to 16777216 [default: 131072]
+    #[arg(long)]
+    pub max_connections: Option<u32>,
+    /// Connections the programs remember that nobody answered yet, 1024 to 16777216 [default: 32768]
+    #[arg(long)]
+    pub max_unanswered: Option<u32>,
+    /// Entries of policies, 1024 to 16777216 [default: 262144]
+    #[arg(long)]
+    pub max_policy_entries: Option<u32>,
+    /// KiB for records of denials that are not read yet: a power of two from 64 to 262144 [default: 4096]
+    #[arg(long)]
+    pub record_buffer_kib: Option<u32>,
     /// Log as JSON
     #[arg(long)]
     pub log_json: bool,
@@ -206,6 +218,8 @@ pub struct Config {
     pub denial_log: PathBuf,
     /// What is logged, and what only is.
     pub logging: Logging,
+    /// How large the programs' maps are.
+    pub map_sizes: MapSizes,
     /// Where metrics are served besides the socket.
     pub metrics_listen: Option<SocketAddr>,
 }
@@ -257,7 +271,8 @@ fn overlay(flags: Raw, file: Raw) -> Raw {
         vxlan_name, bridge, mtu, mark_shift, isolation, deny, hosts_may_reach, host_services, cluster,
         bare_group_namespaces, dns_servers, address_cool_down, reserved_addresses, run_dir, state_dir, bpf_dir, denial_log,
         audit_groups, kernel_lines_per_second, denials_per_second, denials_burst, allowed_per_second, allowed_burst,
-        workload_records_per_second, metrics_listen;
+        workload_records_per_second, metrics_listen, max_connections, max_unanswered, max_policy_entries,
+        record_buffer_kib;
         no_masquerade, audit, allow_link_local, kernel_log, log_allowed, log_json
     )
 }
@@ -333,6 +348,7 @@ fn check(raw: Raw, system_hostname: &str) -> Result<Config, ConfigErrors> {
         stance,
         deny: c.choice("deny", raw.deny.as_deref(), &denies).unwrap_or(default_deny),
         logging: check_logging(&raw, &mut c),
+        map_sizes: check_map_sizes(&raw, &mut c),
         metrics_listen: c.parse(
             "metrics_listen",
             raw.metrics_listen.as_deref(),
@@ -383,6 +399,21 @@ fn check_stance(raw: &Raw, kind: HostKind, c: &mut Checker) -> Stance {
         hosts_may_reach: raw.hosts_may_reach.unwrap_or(!cell),
         host_services: cell.then_some(host_services),
     }
+}
+
+fn check_map_sizes(raw: &Raw, c: &mut Checker) -> MapSizes {
+    let default = MapSizes::default();
+    let mut entries = |field, value, default| c.range(field, value, 1024, 1 << 24).unwrap_or(default);
+    let connections = entries("max_connections", raw.max_connections, default.connections);
+    let unanswered = entries("max_unanswered", raw.max_unanswered, default.unanswered);
+    let policy_entries = entries("max_policy_entries", raw.max_policy_entries, default.policy_entries);
+    let kib = raw.record_buffer_kib.unwrap_or(default.record_bytes >> 10);
+    let fits = kib.is_power_of_two() && (64..=262_144).contains(&kib);
+    if !fits {
+        c.refuse("record_buffer_kib", kib, "a power of two from 64 to 262144");
+    }
+    let record_bytes = if fits { kib << 10 } else { default.record_bytes };
+    MapSizes { connections, unanswered, policy_entries, record_bytes }
 }
 
 fn check_logging(raw: &Raw, c: &mut Checker) -> Logging {

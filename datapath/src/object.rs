@@ -1,6 +1,7 @@
 //! The object that the build script made, and what is in it.
 
 use weft_abi::capacity;
+use weft_model::datapath::MapSizes;
 
 /// The object, aligned as its parser wants it.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.o"));
@@ -42,6 +43,7 @@ impl Program {
 }
 
 /// What a pinned map must look like to be used again.
+#[derive(Clone, Copy)]
 pub(crate) struct MapLayout {
     pub(crate) name: &'static str,
     pub(crate) key_size: u32,
@@ -69,7 +71,27 @@ const fn stateful(layout: MapLayout) -> MapLayout {
     MapLayout { stateful: true, ..layout }
 }
 
-/// Every map of the object.
+/// Every map of the object, at the sizes asked for.
+pub(crate) fn maps(sizes: &MapSizes) -> [MapLayout; 13] {
+    let mut maps = MAPS;
+    for layout in &mut maps {
+        layout.max_entries = size_of_map(layout.name, sizes).unwrap_or(layout.max_entries);
+    }
+    maps
+}
+
+/// The size of a map that has no fixed one.
+fn size_of_map(name: &str, sizes: &MapSizes) -> Option<u32> {
+    match name {
+        "ct_est4" => Some(sizes.connections),
+        "ct_half4" => Some(sizes.unanswered),
+        "pol" | "ranges" => Some(sizes.policy_entries),
+        "denials" => Some(sizes.record_bytes),
+        _ => None,
+    }
+}
+
+/// Every map of the object, as it says itself.
 pub(crate) const MAPS: [MapLayout; 13] = [
     stateful(map::<u32, weft_abi::Endpoint>("ep", weft_abi::MAX_SLOTS)),
     stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_est4", capacity::CT_EST4)),
@@ -85,3 +107,14 @@ pub(crate) const MAPS: [MapLayout; 13] = [
     map::<(), ()>("denials", capacity::DENIALS),
     map::<weft_abi::DenialPair, weft_abi::DenialBucket>("denial_limit", capacity::DENIAL_LIMIT),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_sizes_are_the_objects_own() {
+        let sizes = |maps: &[MapLayout]| maps.iter().map(|map| (map.name, map.max_entries)).collect::<Vec<_>>();
+        assert_eq!(sizes(&maps(&MapSizes::default())), sizes(&MAPS));
+    }
+}

@@ -5,7 +5,7 @@ use crate::counters;
 use crate::denials::DenialReader;
 use crate::endpoints::{EndpointView, Endpoints};
 use crate::error::DatapathError;
-use crate::object::{MAPS, OBJECT, Program};
+use crate::object::{OBJECT, Program, maps};
 use crate::pins::Pins;
 use crate::pod::Raw;
 use crate::sets::Sets;
@@ -18,7 +18,7 @@ use aya::{Ebpf, EbpfLoader};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use weft_abi::host_flag;
-use weft_model::datapath::{Endpoint, Host, MAX_SET_ID, MapOp, SetId, Surroundings};
+use weft_model::datapath::{Endpoint, Host, MAX_SET_ID, MapOp, MapSizes, SetId, Surroundings};
 use weft_model::id::Slot;
 
 /// The programs and maps of this host.
@@ -63,14 +63,24 @@ impl Datapath {
     /// The kernel refuses the object (not root, kernel older than 5.11), `bpf_dir` is not on a
     /// bpffs, or `host` is out of range.
     pub fn open(bpf_dir: &Path, host: &Host) -> Result<Self, DatapathError> {
+        Self::open_sized(bpf_dir, host, &MapSizes::default())
+    }
+
+    /// As [`Datapath::open`], with maps of other sizes. A map that is there in another size is made anew;
+    /// the table of endpoints and those of connections only together.
+    ///
+    /// # Errors
+    /// As [`Datapath::open`].
+    pub fn open_sized(bpf_dir: &Path, host: &Host, sizes: &MapSizes) -> Result<Self, DatapathError> {
         let value = encode_host(host)?;
         let pins = Pins::open(bpf_dir)?;
-        pins.discard_misfits()?;
+        let layouts = maps(sizes);
+        pins.discard_misfits(&layouts)?;
         let skb = Raw(skb::layout()?);
         let mut loader = EbpfLoader::new();
         loader.override_global("SKB_LAYOUT", &skb, true);
-        for layout in &MAPS {
-            loader.map_pin_path(layout.name, pins.map(layout.name));
+        for layout in &layouts {
+            loader.map_pin_path(layout.name, pins.map(layout.name)).map_max_entries(layout.name, layout.max_entries);
         }
         let mut programs = loader.load(OBJECT)?;
         for program in Program::ALL {
@@ -84,6 +94,7 @@ impl Datapath {
                 take(&mut programs, "pol")?,
                 take(&mut programs, "ranges")?,
                 take(&mut programs, "cidr4")?,
+                sizes.policy_entries,
             )?,
             surroundings: SurroundingsMaps {
                 peers: map(&mut programs, "peers4")?,

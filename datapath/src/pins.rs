@@ -1,7 +1,7 @@
 //! Pins: `<bpf_dir>/v<layout>/maps/<map>` and `<bpf_dir>/v<layout>/links/<program>@<interface>`.
 
 use crate::error::DatapathError;
-use crate::object::{MAPS, MapLayout, Program};
+use crate::object::{MapLayout, Program};
 use aya::maps::{MapError, MapInfo};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::collections::BTreeSet;
@@ -72,9 +72,9 @@ impl Pins {
     }
 
     /// Removes the pins of maps that do not fit this version, so that they are made anew.
-    pub(crate) fn discard_misfits(&self) -> Result<(), DatapathError> {
+    pub(crate) fn discard_misfits(&self, layouts: &[MapLayout]) -> Result<(), DatapathError> {
         let mut stateful = Vec::new();
-        for layout in &MAPS {
+        for layout in layouts {
             let path = self.map(layout.name);
             let fits = fits(layout, &path)?;
             if layout.stateful {

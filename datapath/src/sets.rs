@@ -42,11 +42,11 @@ pub(crate) struct Sets {
 }
 
 impl Sets {
-    /// Takes the maps `pol`, `ranges` and `cidr4`, and looks what is in them.
-    pub(crate) fn new(policies: Map, ranges: Map, classes: Map) -> Result<Self, DatapathError> {
+    /// Takes the maps `pol`, `ranges` (of so many entries) and `cidr4`, and looks what is in them.
+    pub(crate) fn new(policies: Map, ranges: Map, classes: Map, entries: u32) -> Result<Self, DatapathError> {
         let mut sets = Self {
-            policies: Table::new(policies, "pol", capacity::POL),
-            ranges: Table::new(ranges, "ranges", capacity::RANGES),
+            policies: Table::new(policies, "pol", entries),
+            ranges: Table::new(ranges, "ranges", entries),
             classes: Table::new(classes, "cidr4", capacity::CIDR4),
             known: BTreeMap::new(),
         };

@@ -88,7 +88,7 @@ fn a_full_ring_buffer_is_counted() {
     let mut bench = Bench::new(vec![]);
     bench.datapath.set_host(&Host { denials_burst: u32::MAX, ..host() }).unwrap();
     let mut reader = bench.datapath.denial_reader().unwrap();
-    let total = 20_000;
+    let total = 80_000;
     let frame = syn(REMOTE);
     let probe = weft_datapath::Probe {
         frame: &frame,

@@ -73,6 +73,25 @@ pub struct Host {
     pub allowed: Option<RecordRate>,
 }
 
+/// How large the maps are that may be larger or smaller: entries, and bytes of the record buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Connections whose both sides were seen.
+    pub connections: u32,
+    /// Connections nobody answered yet.
+    pub unanswered: u32,
+    /// Entries of policies, and as many prefixes of port ranges.
+    pub policy_entries: u32,
+    /// Bytes for records of denials that nobody has read yet: a power of two, at least 4096.
+    pub record_bytes: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self { connections: 131_072, unanswered: 32_768, policy_entries: 262_144, record_bytes: 4 << 20 }
+    }
+}
+
 /// How many records one pair of addresses may leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordRate {

@@ -46,6 +46,11 @@ fn what_could_never_work_is_refused() {
         ("vxlan_name = 'weft0'", "vxlan_name"),
         ("reserved_addresses = ['10.255.3.20-10.255.3.10']", "reserved_addresses"),
         ("reserved_addresses = ['10.255.3.1', '10.255.3.1/28']", "reserved_addresses"),
+        ("record_buffer_kib = 1000", "record_buffer_kib"),
+        ("max_connections = 7", "max_connections"),
+        ("denials_burst = 0", "denials_burst"),
+        ("audit_groups = ['']", "audit_groups"),
+        ("metrics_listen = '9469'", "metrics_listen"),
         ("etcd_endpoints = ['http://:2379']", "etcd_endpoints"),
         ("etcd_endpoints = ['http://a:99999']", "etcd_endpoints"),
     ] {

@@ -29,7 +29,7 @@ impl Core {
     /// Loads the programs and takes over what an earlier agent left in the maps.
     pub(super) fn open_datapath(&mut self) {
         let Some(host) = self.host() else { return };
-        match Datapath::open(&self.config.bpf_dir, &host) {
+        match Datapath::open_sized(&self.config.bpf_dir, &host, &self.config.map_sizes) {
             Ok(mut datapath) => {
                 match datapath.denial_reader() {
                     Ok(reader) => drop(self.outlets.denials.try_send(reader)),
@@ -85,11 +85,10 @@ impl Core {
         if self.datapath.is_none() {
             return;
         }
-        let result = self
-            .attach_workloads()
-            .and_then(|()| self.program_surroundings(&host))
-            .and_then(|()| self.program_endpoints());
-        match result {
+        // Maps first: where they were made anew, programs that know nobody would drop everything.
+        let programmed = self.program_surroundings(&host).and_then(|()| self.program_endpoints());
+        let attached = self.attach_workloads();
+        match programmed.and(attached) {
             Ok(()) => {
                 self.programs.in_sync = true;
                 self.programs.error = None;
