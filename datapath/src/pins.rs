@@ -1,7 +1,7 @@
 //! Pins: `<bpf_dir>/v<layout>/maps/<map>` and `<bpf_dir>/v<layout>/links/<program>@<interface>`.
 
 use crate::error::DatapathError;
-use crate::object::{MapLayout, Program};
+use crate::object::{MAPS, MapLayout, Program};
 use aya::maps::{MapError, MapInfo};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::collections::BTreeSet;
