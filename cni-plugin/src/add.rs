@@ -122,6 +122,8 @@ impl Ground {
             delegate.add(&call.environment, &call.config).and_then(|result| Delegated::of(&delegate.kind, &result));
         match read {
             Ok(delegated) => self.delegated = Some(delegated),
+            // Where an earlier ADD left its link, the address may be its, and that workload may live.
+            Err(error) if self.end != HostEnd::Absent => return Err(error),
             Err(mut error) => {
                 let said = self.undelegate(call);
                 if !said.is_empty() {

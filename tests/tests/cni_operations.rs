@@ -202,8 +202,11 @@ fn requested_reserved_and_foreign_addresses() {
     let reserved = format!("{}-{},{}", at(3), at(200), at(205));
     host.options.flags.extend(["--reserved-addresses".to_owned(), reserved]);
     host.sh(&format!("ip addr add {}/32 dev eth0", at(201))).unwrap();
+    // The bridge is ours: what somebody put on it goes, and harms no ADD.
+    host.sh("ip addr add 198.51.100.7/24 dev weft0").unwrap();
     host.start_agent().unwrap();
     host.wait_ready(PATIENCE).unwrap();
+    assert!(!host.sh("ip addr show dev weft0").unwrap().contains("198.51.100.7"));
     let given: Vec<Ipv4Addr> = (0..3).map(|_| lab.add("n1", &pod()).unwrap().ip).collect();
     assert_eq!(given, [at(2), at(202), at(203)], "reserved ones and the host's own are left out");
     let free = lab.host("n1").status().unwrap().free_addresses;
