@@ -2,7 +2,7 @@
 
 use crate::cache::Cache;
 use crate::config::{self, Config, Raw};
-use crate::denials::{Counts, DenialFeed, Message, QUEUE, Reader, Sinks};
+use crate::denials::{Counts, DenialFeed, QueueSender, Reader, Sinks, queue};
 use crate::directory::{Directory, HostName};
 use crate::leases::LeaseKeeper;
 use crate::worker::placement::underlay;
@@ -130,12 +130,12 @@ fn follow_denials(
     worker: Worker,
     inlets: Inlets,
     feed: DenialFeed,
-) -> std::io::Result<mpsc::SyncSender<Message>> {
+) -> std::io::Result<QueueSender> {
     let Inlets { rings, directory, logging, counts } = inlets;
-    let (sender, messages) = mpsc::sync_channel(QUEUE);
+    let (sender, receiver) = queue();
     let sinks = Sinks::new(config.denial_log.clone(), logging.clone(), me, worker, counts.clone());
     let reader = Reader { rings, directory, logging, feed, sinks: sender.clone(), counts };
-    std::thread::Builder::new().name("denial-sinks".to_owned()).spawn(move || sinks.run(&messages))?;
+    std::thread::Builder::new().name("denial-sinks".to_owned()).spawn(move || sinks.run(receiver))?;
     std::thread::Builder::new().name("denials".to_owned()).spawn(move || reader.run())?;
     Ok(sender)
 }
@@ -150,11 +150,10 @@ struct Inlets {
 
 /// SIGHUP: the log file was rotated, or the configuration changed. What is logged follows the file;
 /// everything else is for the next start.
-async fn follow_hangups(config: Arc<Config>, raw: Raw, worker: Worker, sinks: mpsc::SyncSender<Message>) {
+async fn follow_hangups(config: Arc<Config>, raw: Raw, worker: Worker, sinks: QueueSender) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     while hangups.recv().await.is_some() {
-        // A full queue is written to the file, which notices by itself that it was moved.
-        drop(sinks.try_send(Message::Reopen));
+        sinks.reopen();
         match config::load(raw.clone(), &config.hostname) {
             Ok(new) => {
                 let same = Config { logging: config.logging.clone(), ..new.clone() };

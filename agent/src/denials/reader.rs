@@ -4,13 +4,13 @@ use super::counts::add;
 use super::feed::DenialFeed;
 use super::record::{Clock, Denial};
 use super::share::Shares;
-use super::{Counts, sinks};
+use super::{Counts, QueueSender};
 use crate::directory::Directory;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 use tokio::sync::watch;
 use weft_api::logging::Logging;
@@ -30,7 +30,7 @@ pub(crate) struct Reader {
     /// Who looks on.
     pub(crate) feed: DenialFeed,
     /// Who writes.
-    pub(crate) sinks: SyncSender<sinks::Message>,
+    pub(crate) sinks: QueueSender,
     /// What became of records.
     pub(crate) counts: Arc<Counts>,
 }
@@ -77,13 +77,9 @@ impl Reader {
         if batch.is_empty() {
             return;
         }
-        match self.sinks.try_send(sinks::Message::Records(batch)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
-                if let sinks::Message::Records(batch) = message {
-                    add(&self.counts.queue_full, batch.len());
-                }
-            }
+        let records = batch.len();
+        if !self.sinks.records(batch) {
+            add(&self.counts.queue_full, records);
         }
     }
 }

@@ -4,31 +4,21 @@ use super::Counts;
 use super::counts::add;
 use super::file::LogFile;
 use super::kernel_log::KernelLog;
+use super::queue::{Message, QueueReceiver};
 use super::record::Denial;
 use crate::directory::HostName;
 use crate::worker::{Command, Worker};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use weft_api::denial::{CfContainer, CfLogLine};
 use weft_api::logging::Logging;
 
-/// Messages that may wait: batches of records, while the disk is slow.
-pub(crate) const QUEUE: usize = 32;
 /// How long a file that failed is left alone.
 const PAUSE: Duration = Duration::from_secs(10);
 /// The alarm's name.
 const ALARM: &str = "denial-log";
-
-/// What the thread is told.
-pub(crate) enum Message {
-    /// Write these.
-    Records(Vec<Denial>),
-    /// The log file was rotated.
-    Reopen,
-}
 
 /// Where records go.
 pub(crate) struct Sinks {
@@ -56,8 +46,8 @@ impl Sinks {
     }
 
     /// Writes for the agent's life.
-    pub(crate) fn run(mut self, messages: &Receiver<Message>) {
-        for message in messages {
+    pub(crate) fn run(mut self, mut queue: QueueReceiver) {
+        while let Some(message) = queue.next() {
             match message {
                 Message::Records(batch) => {
                     self.write_kernel(&batch);
