@@ -5,6 +5,7 @@ mod cni;
 mod denials;
 mod frame;
 mod parallel;
+mod policies;
 mod programs;
 mod propagation;
 mod stats;
@@ -29,6 +30,8 @@ pub enum Part {
     Programs,
     /// ADD and DEL
     Cni,
+    /// New flows under many policies, beside iptables rules
+    Policies,
     /// From the POST of a policy to the first packet
     Propagation,
     /// Round trips and throughput
@@ -63,9 +66,10 @@ fn in_lab(wanted: impl Fn(Part) -> bool, summary: &mut Summary) -> Result<()> {
         host.flags = ["--deny", "reject", "--address-cool-down", "1"].map(str::to_owned).into();
     }
     let mut lab = Lab::up(options)?;
-    let all: [(Part, Measure); 5] = [
+    let all: [(Part, Measure); 6] = [
         (Part::Cni, cni::measure),
         (Part::Cni, parallel::measure),
+        (Part::Policies, policies::measure),
         (Part::Propagation, propagation::measure),
         (Part::Traffic, traffic::measure),
         (Part::Denials, denials::measure),
