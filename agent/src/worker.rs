@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
+use weft_api::agent::KernelView;
 use weft_api::agent::{
     ApiError, CheckRequest, CheckResponse, CommitRequest, CommitResponse, EndpointView, ErrorCode, GcRequest,
     GcResponse, Ready, ReleaseRequest, ReleaseResponse, RemoveRequest, RemoveResponse, ReserveRequest, ReserveResponse,
@@ -196,6 +197,7 @@ struct Core {
     changed: LoggingChange,
     kernel: Executor,
     datapath: Option<Datapath>,
+    kernel_features: KernelView,
     programmed: Programmed,
     /// The overlay and this host's place in it; `None` until there is a lease or a kept one.
     placement: Option<Placement>,
@@ -270,6 +272,7 @@ impl Core {
             outlets,
             remover,
             datapath: None,
+            kernel_features: KernelView::default(),
             programmed: Programmed::default(),
             placement: None,
             overlay: None,
