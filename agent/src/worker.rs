@@ -12,6 +12,7 @@ mod gc;
 mod journal;
 mod logging;
 mod network;
+mod others;
 pub(crate) mod placement;
 mod programs;
 mod remove;
@@ -223,6 +224,8 @@ struct Core {
     built: bool,
     /// Workloads that had lost their link without a DEL, since the start.
     collected: u64,
+    /// When what others do was looked at last.
+    others_seen: Option<Instant>,
     /// Pinned links of programs at the last pass.
     pinned: usize,
     network: SyncStatus,
@@ -290,6 +293,7 @@ impl Core {
             stuck: Vec::new(),
             built: false,
             collected: 0,
+            others_seen: None,
             pinned: 0,
             network: SyncStatus::default(),
             programs: SyncStatus::default(),
@@ -382,6 +386,7 @@ impl Core {
         self.reconcile_programs();
         self.reconcile_network();
         self.attach_overlay();
+        self.look_at_others();
         self.collect();
         let journal = self.pool.as_ref().and_then(|pool| self.journal.mend(pool));
         self.alarm("journal", journal);

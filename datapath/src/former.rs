@@ -9,13 +9,10 @@ use crate::error::DatapathError;
 use crate::object::CONNECTIONS;
 use crate::pins::Pins;
 use crate::pod::Raw;
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData};
 use std::path::Path;
-use weft_abi::{Conn, ConnKey4};
+use weft_abi::{Conn, ConnKey4, tcp_state};
 use weft_model::id::Slot;
-
-/// `BPF_NOEXIST`: what is there already is newer.
-const NO_EXIST: u64 = 1;
 
 pub(crate) type Table = HashMap<MapData, Raw<ConnKey4>, Raw<Conn>>;
 
@@ -37,11 +34,14 @@ impl Former {
         Some(Self { endpoints: Endpoints::map(endpoints.fd()).ok()?, tables })
     }
 
-    /// Copies to `to` what its endpoints' present workloads have open; how many there were.
+    /// Copies to `to` what its endpoints' present workloads have open; how many there were. `last`: our programs
+    /// run. Before that, what is closed is left out: its ports may be opened anew under the other programs, and
+    /// a packet of the new connection must not meet the old one here.
     pub(crate) fn carry(
         &self,
         endpoints: &Endpoints,
         to: &mut [(&'static str, Table)],
+        last: bool,
     ) -> Result<usize, DatapathError> {
         let mut carried = 0;
         for (name, target) in to {
@@ -50,11 +50,13 @@ impl Former {
             for entry in table.iter() {
                 let (Raw(key), Raw(conn)) = entry.map_err(failed)?;
                 let Some(conn) = self.judged_again(endpoints, &key, conn) else { continue };
-                match target.insert(Raw(key), Raw(conn), NO_EXIST) {
-                    Ok(()) => carried += 1,
-                    Err(source) if is(&source, nix::libc::EEXIST) => {}
-                    Err(source) => return Err(failed(source)),
+                // What our programs have judged is newer; a copy that they have not may be older.
+                let judged = target.get(&Raw(key), 0).is_ok_and(|Raw(there)| there.generation != 0);
+                if judged || (!last && is_closed(&conn)) {
+                    continue;
                 }
+                target.insert(Raw(key), Raw(conn), 0).map_err(failed)?;
+                carried += 1;
             }
         }
         Ok(carried)
@@ -76,6 +78,7 @@ pub(crate) fn table(name: &str, pin: &Path) -> Option<Table> {
     Pins::has_form(name, pin).then(|| Table::try_from(Map::LruHashMap(MapData::from_pin(pin).ok()?)).ok()).flatten()
 }
 
-fn is(error: &MapError, errno: i32) -> bool {
-    matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(errno))
+fn is_closed(conn: &Conn) -> bool {
+    let both = tcp_state::FIN_LOCAL | tcp_state::FIN_REMOTE;
+    conn.tcp & tcp_state::RST != 0 || conn.tcp & both == both
 }

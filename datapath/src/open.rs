@@ -139,17 +139,17 @@ impl Datapath {
     }
 
     /// Takes over connections from the version that this one replaces; how many. To be called when the
-    /// endpoints are put, before programs are attached, and again afterwards.
+    /// endpoints are put, before programs are attached, and again afterwards (`last`).
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub fn take_over(&mut self) -> Result<usize, DatapathError> {
+    pub fn take_over(&mut self, last: bool) -> Result<usize, DatapathError> {
         let Some(former) = &self.former else { return Ok(0) };
         // A program that was replaced may still be about to write what it opened.
         wait_for_programs()?;
         let open = |name: &'static str| Some((name, former::table(name, &self.pins.map(name))?));
         let mut tables: Vec<_> = CONNECTIONS.into_iter().filter_map(open).collect();
-        former.carry(&self.endpoints, &mut tables)
+        former.carry(&self.endpoints, &mut tables, last)
     }
 
     /// The programs are attached everywhere: the version that was replaced can go.

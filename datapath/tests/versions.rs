@@ -27,9 +27,9 @@ fn becomes(bench: &mut Bench, version: Version, rules: Vec<Rule>) -> usize {
     if bench.datapath.replaces_another() {
         bench.rules(rules);
     }
-    let carried = bench.datapath.take_over().unwrap();
+    let carried = bench.datapath.take_over(false).unwrap();
     bench.datapath.attach_workload(&IfName::new("w5").unwrap()).unwrap();
-    bench.datapath.take_over().unwrap();
+    bench.datapath.take_over(true).unwrap();
     bench.datapath.settle().unwrap();
     carried
 }
@@ -95,6 +95,26 @@ fn another_layout_takes_connections_along_upwards_and_downwards() {
     becomes(&mut bench, LATER_LAYOUT, vec![]);
     assert_eq!((answered(&bench, 40000), answered(&bench, 40002)), (PASS, PASS));
     assert_eq!(request(&bench, ACK), DROP);
+}
+
+/// The same ports again, between the two times that connections are copied.
+#[test]
+fn a_connection_opened_over_a_closed_one_meanwhile_is_the_one_that_counts() {
+    let mut bench = Bench::new(vec![]);
+    bench.datapath.settle().unwrap();
+    opened_by_workload(&bench, 40000);
+    opened_by_workload(&bench, 40001);
+    bench.out(&sent(&tcp(OWN, REMOTE, (40000, 443), FIN | ACK, b"")));
+    bench.arrive(&received(&tcp(REMOTE, OWN, (443, 40000), FIN | ACK, b"")), 7);
+    let mut next = Datapath::open_as(LATER_LAYOUT, &bench.folder, &host()).unwrap();
+    let ops = [MapOp::PutSet(weft_model::datapath::SetId(1), set(vec![])), MapOp::PutEndpoint(bench.endpoint.clone())];
+    next.apply(&ops).unwrap();
+    assert_eq!(next.take_over(false).unwrap(), 1, "the closed one waits");
+    opened_by_workload(&bench, 40000);
+    assert_eq!(next.take_over(true).unwrap(), 2, "and the new one comes");
+    bench.datapath = next;
+    assert_eq!((answered(&bench, 40000), answered(&bench, 40001)), (PASS, PASS));
+    assert_eq!(bench.datapath.take_over(true).unwrap(), 0, "what was judged here stays");
 }
 
 #[test]

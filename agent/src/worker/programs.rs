@@ -103,14 +103,14 @@ impl Core {
         // Maps first: where they were made anew, programs that know nobody would drop everything.
         let mut written = self.program_surroundings(&host).and_then(|()| self.program_endpoints());
         if self.replaces_another() {
-            written = written.and_then(|()| self.policies_are_known()).and_then(|()| self.take_over());
+            written = written.and_then(|()| self.policies_are_known()).and_then(|()| self.take_over(false));
             if let Err(error) = written {
                 return self.programs_failed(&format!("{error}: another version's programs stay in force"));
             }
         }
         // Whatever could not be written: nobody goes without programs.
         let attached = self.attach_workloads();
-        match written.and(attached).and_then(|()| self.take_over()) {
+        match written.and(attached).and_then(|()| self.take_over(true)) {
             Ok(()) => {
                 self.programs.in_sync = true;
                 self.programs.error = None;
@@ -134,9 +134,9 @@ impl Core {
     }
 
     /// Brings along the connections that the replaced version's maps hold.
-    fn take_over(&mut self) -> Result<(), String> {
+    fn take_over(&mut self, last: bool) -> Result<(), String> {
         let Some(datapath) = &mut self.datapath else { return Ok(()) };
-        let connections = datapath.take_over().map_err(|error| chain(&error))?;
+        let connections = datapath.take_over(last).map_err(|error| chain(&error))?;
         if connections > 0 {
             tracing::info!(connections, "taken over from another version's maps, to be judged again");
         }
