@@ -7,8 +7,8 @@ mod common;
 use common::frame::*;
 use common::*;
 use std::path::Path;
-use weft_datapath::{Attached, Datapath, MapSizes, Version};
-use weft_model::datapath::{MapOp, plan_surroundings};
+use weft_datapath::{Attached, Datapath, Version};
+use weft_model::datapath::{MapOp, MapSizes, plan_surroundings};
 use weft_model::id::IfName;
 use weft_model::policy::{Direction, Protocol, Rule};
 
@@ -106,7 +106,7 @@ fn a_connection_opened_over_a_closed_one_meanwhile_is_the_one_that_counts() {
     opened_by_workload(&bench, 40001);
     bench.out(&sent(&tcp(OWN, REMOTE, (40000, 443), FIN | ACK, b"")));
     bench.arrive(&received(&tcp(REMOTE, OWN, (443, 40000), FIN | ACK, b"")), 7);
-    let mut next = Datapath::open_as(LATER_LAYOUT, &bench.folder, &host()).unwrap();
+    let mut next = Datapath::open_as(LATER_LAYOUT, &bench.folder, &host(), &MapSizes::default()).unwrap();
     let ops = [MapOp::PutSet(weft_model::datapath::SetId(1), set(vec![])), MapOp::PutEndpoint(bench.endpoint.clone())];
     next.apply(&ops).unwrap();
     assert_eq!(next.take_over(false).unwrap(), 1, "the closed one waits");
