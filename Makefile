@@ -6,12 +6,16 @@ RELEASE := target/release
 # The plugin is started for every workload: linked statically, so that no library is searched for.
 PLUGIN := target/x86_64-unknown-linux-gnu/plugin/weft-cni
 
-.PHONY: demo test bench build setup fmt lint unit integration
+.PHONY: demo test test-kernels bench build setup fmt lint unit integration
 
 demo: build
 	$(RELEASE)/weft-lab demo
 
 test: fmt lint unit integration
+
+# Not part of `test`: other kernels, emulated, take minutes each.
+test-kernels: setup
+	scripts/test-kernels
 
 bench: build
 	$(RELEASE)/weft-lab bench

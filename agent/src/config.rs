@@ -118,6 +118,9 @@ pub struct Raw {
     /// Folder on a bpffs for maps and links [default: /sys/fs/bpf/weft]
     #[arg(long, env = "WEFTD_BPF_DIR")]
     pub bpf_dir: Option<PathBuf>,
+    /// Attach programs to VXLAN device and underlay by clsact even where the kernel has TCX
+    #[arg(long)]
+    pub no_tcx: bool,
     /// File for denial records, a JSON line each [default: <run_dir>/denials.log]
     #[arg(long)]
     pub denial_log: Option<PathBuf>,
@@ -214,6 +217,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Pins.
     pub bpf_dir: PathBuf,
+    /// Whether TCX is used where the kernel has it.
+    pub tcx: bool,
     /// Denial records.
     pub denial_log: PathBuf,
     /// What is logged, and what only is.
@@ -273,7 +278,7 @@ fn overlay(flags: Raw, file: Raw) -> Raw {
         audit_groups, kernel_lines_per_second, denials_per_second, denials_burst, allowed_per_second, allowed_burst,
         workload_records_per_second, metrics_listen, max_connections, max_unanswered, max_policy_entries,
         record_buffer_kib;
-        no_masquerade, audit, allow_link_local, kernel_log, log_allowed, log_json
+        no_masquerade, audit, allow_link_local, no_tcx, kernel_log, log_allowed, log_json
     )
 }
 
@@ -365,6 +370,7 @@ fn check(raw: Raw, system_hostname: &str) -> Result<Config, ConfigErrors> {
         reserved: check_reserved(raw.reserved_addresses.as_deref().unwrap_or_default(), &mut c),
         state_dir: raw.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/weft")),
         bpf_dir: raw.bpf_dir.unwrap_or_else(|| PathBuf::from("/sys/fs/bpf/weft")),
+        tcx: !raw.no_tcx,
         denial_log: raw.denial_log.unwrap_or_else(|| run_dir.join("denials.log")),
         run_dir,
     };

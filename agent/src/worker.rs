@@ -13,6 +13,7 @@ mod gc;
 mod journal;
 mod logging;
 mod network;
+mod others;
 pub(crate) mod placement;
 mod programs;
 mod remove;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
+use weft_api::agent::KernelView;
 use weft_api::agent::{
     ApiError, CheckRequest, CheckResponse, CommitRequest, CommitResponse, EndpointView, ErrorCode, GcRequest,
     GcResponse, Ready, ReleaseRequest, ReleaseResponse, RemoveRequest, RemoveResponse, ReserveRequest, ReserveResponse,
@@ -207,6 +209,7 @@ struct Core {
     changed: LoggingChange,
     kernel: Executor,
     datapath: Option<Datapath>,
+    kernel_features: KernelView,
     programmed: Programmed,
     /// The overlay and this host's place in it; `None` until there is a lease or a kept one.
     placement: Option<Placement>,
@@ -234,6 +237,8 @@ struct Core {
     built: bool,
     /// Workloads that had lost their link without a DEL, since the start.
     collected: u64,
+    /// When what others do was looked at last.
+    others_seen: Option<Instant>,
     /// Pinned links of programs at the last pass.
     pinned: usize,
     network: SyncStatus,
@@ -286,6 +291,7 @@ impl Core {
             outlets,
             remover,
             datapath: None,
+            kernel_features: KernelView::default(),
             programmed: Programmed::default(),
             placement: None,
             overlay: None,
@@ -304,6 +310,7 @@ impl Core {
             stuck: Vec::new(),
             built: false,
             collected: 0,
+            others_seen: None,
             pinned: 0,
             network: SyncStatus::default(),
             programs: SyncStatus::default(),
@@ -421,6 +428,7 @@ impl Core {
         self.reconcile_programs();
         self.reconcile_network();
         self.attach_overlay();
+        self.look_at_others();
         self.collect();
         let journal = self.pool.as_ref().and_then(|pool| self.journal.mend(pool));
         self.alarm("journal", journal);

@@ -253,6 +253,9 @@ pub struct Status {
     pub network: SyncStatus,
     /// Reconciliation of the kernel programs' maps.
     pub datapath: SyncStatus,
+    /// The kernel; an agent of an earlier version does not tell.
+    #[serde(default)]
+    pub kernel: KernelView,
     /// Packets by reason (`weft-abi`'s names).
     pub counters: BTreeMap<String, u64>,
     /// Bytes of kernel memory by map.
@@ -274,6 +277,16 @@ pub struct StoreStatus {
     /// The last error, if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// The kernel as the programs need it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelView {
+    /// Its release, such as `6.1.0-56-amd64`; empty until the programs are loaded.
+    pub release: String,
+    /// What it lacks and what follows, a line each; found out by trying.
+    pub missing: Vec<String>,
 }
 
 /// A peer in use.

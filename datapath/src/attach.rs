@@ -1,5 +1,5 @@
 //! Programs on interfaces: clsact on workloads' veths, TCX links on the VXLAN device and the
-//! underlay, clsact there too where the kernel has no TCX (before 6.6).
+//! underlay, clsact there too where the kernel has no TCX (before 6.6) or it is not to be used.
 
 use crate::barrier::wait_for_programs;
 use crate::error::DatapathError;
@@ -101,7 +101,7 @@ impl Datapath {
     pub fn attach_vtep(&mut self, interface: &IfName) -> Result<Attached, DatapathError> {
         let mut outcome = Attached::Unchanged;
         for program in VTEP {
-            if self.attach_tcx(program, interface)? == Attached::Changed {
+            if self.attach_device(program, interface)? == Attached::Changed {
                 outcome = Attached::Changed;
             }
         }
@@ -114,7 +114,7 @@ impl Datapath {
     /// No such interface, one without Ethernet headers, or the kernel refuses.
     pub fn attach_underlay(&mut self, interface: &IfName) -> Result<Attached, DatapathError> {
         check_ethernet(interface)?;
-        self.attach_tcx(Program::FromUnderlay, interface)
+        self.attach_device(Program::FromUnderlay, interface)
     }
 
     /// Removes our programs from an interface, if it is there and has any.
@@ -172,30 +172,62 @@ impl Datapath {
         replaced.map_err(failed(interface, "cannot attach programs"))
     }
 
-    fn attach_tcx(&mut self, program: Program, interface: &IfName) -> Result<Attached, DatapathError> {
+    /// Attaches a program by the way this kernel offers, and then takes it off the other way: a host may have
+    /// been told to change, and for a moment a packet meets the program twice rather than not at all.
+    fn attach_device(&mut self, program: Program, interface: &IfName) -> Result<Attached, DatapathError> {
         let ifindex = index(interface)?;
-        if self.has_tcx(program, interface)? || self.has_clsact(program, interface, ifindex)? {
+        let (attached, removed) = if self.features.tcx {
+            (self.attach_tcx(program, interface)?, self.leave_clsact(program, interface, ifindex)?)
+        } else {
+            (self.attach_clsact(program, interface, ifindex)?, self.unpin(program, interface)?)
+        };
+        Ok(if removed { Attached::Changed } else { attached })
+    }
+
+    fn attach_clsact(&self, program: Program, interface: &IfName, ifindex: u32) -> Result<Attached, DatapathError> {
+        if self.has_clsact(program, interface, ifindex)? {
             return Ok(Attached::Unchanged);
         }
+        tc::add_clsact(ifindex).map_err(failed(interface, "cannot add clsact"))?;
+        self.replace(program, interface, ifindex)?;
+        Ok(Attached::Changed)
+    }
+
+    /// Removes our filter, of whatever version, if there is one.
+    fn leave_clsact(&self, program: Program, interface: &IfName, ifindex: u32) -> Result<bool, DatapathError> {
+        let side = program.side();
+        let id = tc::attached(ifindex, side).map_err(failed(interface, "cannot look up programs"))?;
+        let ours = id.and_then(program_info).is_some_and(|info| info.name_as_str() == Some(program.name()));
+        if ours {
+            tc::remove(ifindex, side).map_err(failed(interface, "cannot remove programs"))?;
+        }
+        Ok(ours)
+    }
+
+    /// Removes our link, if one is pinned.
+    fn unpin(&self, program: Program, interface: &IfName) -> Result<bool, DatapathError> {
+        self.pins.adopt_link(program, interface.as_str())?;
+        let path = self.pins.link(program, interface.as_str());
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(error("cannot remove link", &path)(source)),
+        }
+    }
+
+    fn attach_tcx(&mut self, program: Program, interface: &IfName) -> Result<Attached, DatapathError> {
+        if self.has_tcx(program, interface)? {
+            return Ok(Attached::Unchanged);
+        }
+        self.pins.adopt_link(program, interface.as_str())?;
         let path = self.pins.link(program, interface.as_str());
         if self.follow_rename(program, interface, &path)? {
             return Ok(Attached::Changed);
         }
         // A link that lost its device, or whose device has another name now, cannot be used again.
         if !(self.update_link(program, &path) && self.has_tcx(program, interface)?) {
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(error("cannot remove link", &path)(source));
-                }
-                _ => {}
-            }
-            match self.new_link_in_time(program, interface, &path) {
-                Err(DatapathError::Program { source, .. }) if is_unsupported(&source) => {
-                    tc::add_clsact(ifindex).map_err(failed(interface, "cannot add clsact"))?;
-                    self.replace(program, interface, ifindex)?;
-                }
-                other => other?,
-            }
+            self.unpin(program, interface)?;
+            self.new_link_in_time(program, interface, &path)?;
         }
         Ok(Attached::Changed)
     }
@@ -284,8 +316,7 @@ impl Datapath {
         if self.program(program).and_then(SchedClassifier::info).map_err(failed)?.id() == id {
             return Ok(true);
         }
-        let found = loaded_programs().filter_map(Result::ok).find(|info| info.id() == id);
-        found.map_or(Ok(false), |info| self.is_same(program, &info))
+        program_info(id).map_or(Ok(false), |info| self.is_same(program, &info))
     }
 
     /// Same instructions (the tag is their hash, without map numbers) and the very same pinned maps. Constants
@@ -299,6 +330,10 @@ impl Datapath {
         };
         Ok(ours.tag() == other.tag() && maps(&ours).map_err(failed)? == maps(other).map_err(failed)?)
     }
+}
+
+fn program_info(id: u32) -> Option<ProgramInfo> {
+    loaded_programs().filter_map(Result::ok).find(|info| info.id() == id)
 }
 
 fn index(interface: &IfName) -> Result<u32, DatapathError> {

@@ -104,13 +104,15 @@ impl Endpoints {
         Ok(())
     }
 
+    /// A slot's endpoint, if it is active.
+    pub(crate) fn view(&self, slot: Slot) -> Option<EndpointView> {
+        let (head, value) = self.read(slot).ok()?;
+        (head.flags & flag::ACTIVE != 0).then(|| view(slot, head, &value))
+    }
+
     /// The endpoints that are active.
     pub(crate) fn active(&self) -> impl Iterator<Item = EndpointView> + '_ {
-        (0..MAX_SLOTS).filter_map(|number| {
-            let slot = Slot(u16::try_from(number).ok()?);
-            let (head, value) = self.read(slot).ok()?;
-            (head.flags & flag::ACTIVE != 0).then(|| view(slot, head, &value))
-        })
+        (0..MAX_SLOTS).filter_map(|number| self.view(Slot(u16::try_from(number).ok()?)))
     }
 }
 

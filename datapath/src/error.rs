@@ -30,6 +30,16 @@ pub enum DatapathError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The kernel lacks something that weft cannot do without.
+    #[error("this kernel ({release}) lacks {missing}: {source}")]
+    Kernel {
+        /// The kernel's release.
+        release: String,
+        /// What it lacks.
+        missing: String,
+        /// How that showed.
+        source: Box<DatapathError>,
+    },
     /// A folder or pin below the bpffs folder could not be used.
     #[error("{what} {}: {source}", path.display())]
     Pin {

@@ -14,6 +14,8 @@ mod denials;
 mod encode;
 mod endpoints;
 mod error;
+mod features;
+mod former;
 mod object;
 mod open;
 mod pins;
@@ -24,15 +26,18 @@ mod skb;
 mod surroundings;
 mod table;
 mod tc;
+mod version;
 mod writes;
 
 pub use attach::Attached;
 pub use denials::DenialReader;
 pub use endpoints::EndpointView;
 pub use error::DatapathError;
+pub use features::{Features, kernel_release};
 pub use object::Program;
 pub use open::{Datapath, Report};
 pub use probe::{Outcome, Probe};
+pub use version::Version;
 pub use weft_abi::{DenialEvent, Reason, action, direction};
 
 // The agent moves both to threads of their own.

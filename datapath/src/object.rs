@@ -50,7 +50,7 @@ pub(crate) struct MapLayout {
     pub(crate) value_size: u32,
     pub(crate) max_entries: u32,
     /// Maps of one family are only ever re-created together: a connection's generation means
-    /// nothing in another endpoint table.
+    /// nothing in another endpoint table, nor an endpoint's set in other policy maps.
     pub(crate) stateful: bool,
 }
 
@@ -91,7 +91,11 @@ fn size_of_map(name: &str, sizes: &MapSizes) -> Option<u32> {
     }
 }
 
-/// Every map of the object, as it says itself.
+/// The maps of connections.
+pub(crate) const CONNECTIONS: [&str; 3] = ["ct_est4", "ct_short4", "ct_more4"];
+
+/// Every map of the object, as it says itself. One whose form changes, key or value or what they mean, gets another name; then
+/// [`weft_abi::LAYOUT_VERSION`] changes too.
 pub(crate) const MAPS: [MapLayout; 15] = [
     stateful(map::<u32, weft_abi::Endpoint>("ep", weft_abi::MAX_SLOTS)),
     stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_est4", capacity::CT_EST4)),
@@ -100,9 +104,9 @@ pub(crate) const MAPS: [MapLayout; 15] = [
     stateful(map::<u32, weft_abi::Share>("ct_share", weft_abi::MAX_SLOTS)),
     stateful(map::<weft_abi::FragKey4, weft_abi::Frag>("frag4", capacity::FRAG4)),
     map::<u32, weft_abi::Host>("host", 1),
-    map::<weft_abi::PolicyKey, weft_abi::PolicyValue>("pol", capacity::POL),
-    trie::<weft_abi::RangeKey, weft_abi::PolicyValue>("ranges", capacity::RANGES),
-    trie::<weft_abi::CidrKey4, u32>("cidr4", capacity::CIDR4),
+    stateful(map::<weft_abi::PolicyKey, weft_abi::PolicyValue>("pol", capacity::POL)),
+    stateful(trie::<weft_abi::RangeKey, weft_abi::PolicyValue>("ranges", capacity::RANGES)),
+    stateful(trie::<weft_abi::CidrKey4, u32>("cidr4", capacity::CIDR4)),
     trie::<weft_abi::PeerKey4, weft_abi::Peer>("peers4", capacity::PEERS4),
     map::<weft_abi::HostAddr4, u8>("host4", capacity::HOST4),
     map::<u32, u64>("counters", capacity::COUNTERS),

@@ -6,17 +6,21 @@ use crate::counters;
 use crate::denials::DenialReader;
 use crate::endpoints::{EndpointView, Endpoints};
 use crate::error::DatapathError;
-use crate::object::{OBJECT, Program, maps};
+use crate::features::{self, Features};
+use crate::former::{self, Former};
+use crate::object::{CONNECTIONS, Program, maps};
 use crate::pins::Pins;
 use crate::pod::Raw;
 use crate::sets::Sets;
 use crate::skb;
 use crate::surroundings::{SurroundingsMaps, wire};
+use crate::version::Version;
 use crate::writes::Writes;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 use std::path::Path;
 use weft_abi::{FlowShares, host_flag};
 use weft_model::datapath::{Endpoint, Host, MAX_SET_ID, MapOp, MapSizes, SetId, Surroundings};
@@ -35,6 +39,9 @@ pub struct Datapath {
     writes: Writes,
     /// The kernel's numbers of the pinned maps.
     pub(crate) maps: BTreeSet<u32>,
+    pub(crate) features: Features,
+    /// Another version's connections, until ours have replaced them.
+    former: Option<Former>,
 }
 
 /// What [`Datapath::apply`] did.
@@ -68,16 +75,30 @@ impl Datapath {
         Self::open_sized(bpf_dir, host, &MapSizes::default())
     }
 
-    /// As [`Datapath::open`], with maps of other sizes. A map that is there in another size is made anew;
-    /// the table of endpoints and those of connections only together.
+    /// As [`Datapath::open`], with maps of other sizes. A map that is there in another size is made anew; the
+    /// tables of endpoints, policies and connections only together, and connections are taken along.
     ///
     /// # Errors
     /// As [`Datapath::open`].
     pub fn open_sized(bpf_dir: &Path, host: &Host, sizes: &MapSizes) -> Result<Self, DatapathError> {
+        Self::open_as(Version::of_this_build(), bpf_dir, host, sizes)
+    }
+
+    /// As [`Datapath::open_sized`], as another version: for tests of upgrades.
+    ///
+    /// # Errors
+    /// As [`Datapath::open`].
+    pub fn open_as(version: Version, bpf_dir: &Path, host: &Host, sizes: &MapSizes) -> Result<Self, DatapathError> {
         let value = encode_host(host)?;
-        let pins = Pins::open(bpf_dir)?;
+        let pins = Pins::open(bpf_dir, version.layout)?;
         let layouts = maps(sizes);
-        pins.discard_misfits(&layouts)?;
+        let other = pins.other_maps();
+        let former = match &other {
+            Some(maps) => Former::open(maps),
+            None if !pins.is_complete(&layouts)? => Former::open(&pins.maps()),
+            None => None,
+        };
+        pins.discard_misfits(&layouts, other.is_some())?;
         let skb = Raw(skb::layout()?);
         let mut loader = EbpfLoader::new();
         let shares = Raw(FlowShares::of(sizes.connections, sizes.unanswered));
@@ -85,11 +106,7 @@ impl Datapath {
         for layout in &layouts {
             loader.map_pin_path(layout.name, pins.map(layout.name)).map_max_entries(layout.name, layout.max_entries);
         }
-        let mut programs = loader.load(OBJECT)?;
-        for program in Program::ALL {
-            let loaded = find_mut(&mut programs, program).and_then(load);
-            loaded.map_err(|source| DatapathError::Program { program: program.name(), source })?;
-        }
+        let mut programs = load_all(&mut loader, &version.object()).map_err(features::explain)?;
         let mut datapath = Self {
             host: map(&mut programs, "host")?,
             endpoints: Endpoints::map(map_data(&mut programs, "ep")?.fd())?,
@@ -110,12 +127,63 @@ impl Datapath {
             counters: map(&mut programs, "counters")?,
             writes: Writes::default(),
             maps: pins.map_ids()?,
+            features: Features::probe(),
+            former,
             pins,
             programs,
         };
+        datapath.check_clsact()?;
         // Last: programs that run already are not disturbed by a version that does not load.
         datapath.write_host(value)?;
         Ok(datapath)
+    }
+
+    /// Whether the maps were made anew while another version's programs go on with theirs: then endpoints have to
+    /// be put before programs are attached, or workloads would be cut off.
+    #[must_use]
+    pub fn replaces_another(&self) -> bool {
+        self.former.is_some()
+    }
+
+    /// Takes over connections from the version that this one replaces; how many. To be called when the
+    /// endpoints are put, before programs are attached, and again afterwards (`last`).
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn take_over(&mut self, last: bool) -> Result<usize, DatapathError> {
+        let Some(former) = &self.former else { return Ok(0) };
+        // A program that was replaced may still be about to write what it opened.
+        wait_for_programs()?;
+        let open = |name: &'static str| Some((name, former::table(name, &self.pins.map(name))?));
+        let mut tables: Vec<_> = CONNECTIONS.into_iter().filter_map(open).collect();
+        former.carry(&self.endpoints, &mut tables, last)
+    }
+
+    /// The programs are attached everywhere: the version that was replaced can go.
+    ///
+    /// # Errors
+    /// Its pins cannot be removed.
+    pub fn settle(&mut self) -> Result<(), DatapathError> {
+        self.former = None;
+        self.pins.make_current()
+    }
+
+    fn check_clsact(&self) -> Result<(), DatapathError> {
+        let program = Program::Empty;
+        let fd = self.program(program).and_then(SchedClassifier::fd);
+        let fd = fd.map_err(|source| DatapathError::Program { program: program.name(), source })?;
+        features::try_clsact(fd.as_fd())
+    }
+
+    /// What this kernel can do.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Treats the kernel as one without TCX: programs of VXLAN device and underlay go on clsact.
+    pub fn avoid_tcx(&mut self) {
+        self.features.tcx = false;
     }
 
     /// Tells the programs of a changed host.
@@ -264,6 +332,18 @@ impl Datapath {
         Program::ALL.into_iter().map(count).collect()
     }
 
+    /// The kernel's ids of the programs, as `bpftool prog` knows them.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn program_ids(&self) -> Result<BTreeMap<Program, u32>, DatapathError> {
+        let id = |program: Program| {
+            let info = self.program(program).and_then(SchedClassifier::info);
+            Ok((program, info.map_err(|source| DatapathError::Program { program: program.name(), source })?.id()))
+        };
+        Program::ALL.into_iter().map(id).collect()
+    }
+
     pub(crate) fn program(&self, program: Program) -> Result<&SchedClassifier, ProgramError> {
         self.programs.program(program.name()).ok_or(ProgramError::NotLoaded)?.try_into()
     }
@@ -275,6 +355,16 @@ impl Datapath {
 
 fn find_mut(programs: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, ProgramError> {
     programs.program_mut(program.name()).ok_or(ProgramError::NotLoaded)?.try_into()
+}
+
+/// Makes the maps and loads every program.
+fn load_all(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, DatapathError> {
+    let mut programs = loader.load(object)?;
+    for program in Program::ALL {
+        let loaded = find_mut(&mut programs, program).and_then(load);
+        loaded.map_err(|source| DatapathError::Program { program: program.name(), source })?;
+    }
+    Ok(programs)
 }
 
 fn encode_host(host: &Host) -> Result<weft_abi::Host, DatapathError> {

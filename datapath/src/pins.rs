@@ -1,7 +1,8 @@
-//! Pins: `<bpf_dir>/v<layout>/maps/<map>` and `<bpf_dir>/v<layout>/links/<program>@<interface>`.
+//! Pins: `<bpf_dir>/v<layout>/maps/<map>` and `<bpf_dir>/v<layout>/links/<program>@<interface>`; the symbolic
+//! link `<bpf_dir>/current` names the layout that is in force.
 
 use crate::error::DatapathError;
-use crate::object::{MAPS, MapLayout, Program};
+use crate::object::{CONNECTIONS, MAPS, MapLayout, Program};
 use aya::maps::{MapError, MapInfo};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::collections::BTreeSet;
@@ -11,15 +12,19 @@ use std::{fs, io};
 /// The folders of this layout.
 #[derive(Debug)]
 pub(crate) struct Pins {
+    root: PathBuf,
+    layout: u32,
     maps: PathBuf,
     links: PathBuf,
 }
 
+const CURRENT: &str = "current";
+
 impl Pins {
     /// Makes the folders.
-    pub(crate) fn open(bpf_dir: &Path) -> Result<Self, DatapathError> {
-        let root = bpf_dir.join(format!("v{}", weft_abi::LAYOUT_VERSION));
-        let pins = Self { maps: root.join("maps"), links: root.join("links") };
+    pub(crate) fn open(bpf_dir: &Path, layout: u32) -> Result<Self, DatapathError> {
+        let root = bpf_dir.join(format!("v{layout}"));
+        let pins = Self { root: bpf_dir.to_owned(), layout, maps: root.join("maps"), links: root.join("links") };
         for folder in [&pins.maps, &pins.links] {
             fs::create_dir_all(folder).map_err(error("cannot make folder", folder))?;
         }
@@ -29,6 +34,11 @@ impl Pins {
             return Err(error("cannot pin maps in", &root)(source));
         }
         Ok(pins)
+    }
+
+    /// Where maps are pinned.
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.maps.clone()
     }
 
     /// Where a map is pinned.
@@ -71,12 +81,59 @@ impl Pins {
         self.links().into_iter().filter(stray).collect()
     }
 
-    /// Removes the pins of maps that do not fit this version, so that they are made anew.
-    pub(crate) fn discard_misfits(&self, layouts: &[MapLayout]) -> Result<(), DatapathError> {
+    /// The maps of another layout that is in force; `None`: ours is, or none.
+    pub(crate) fn other_maps(&self) -> Option<PathBuf> {
+        let current = fs::read_link(self.root.join(CURRENT)).ok()?;
+        (current != self.folder_name()).then(|| self.root.join(current).join("maps"))
+    }
+
+    fn folder_name(&self) -> PathBuf {
+        PathBuf::from(format!("v{}", self.layout))
+    }
+
+    /// Says that this layout is in force, and removes what earlier ones left. Later ones are their owners'.
+    pub(crate) fn make_current(&self) -> Result<(), DatapathError> {
+        let (current, new) = (self.root.join(CURRENT), self.root.join("current-new"));
+        if fs::read_link(&current).ok().as_deref() != Some(&*self.folder_name()) {
+            drop(fs::remove_file(&new));
+            std::os::unix::fs::symlink(self.folder_name(), &new).map_err(error("cannot make", &new))?;
+            fs::rename(&new, &current).map_err(error("cannot replace", &current))?;
+            tracing::info!(layout = self.layout, "the maps of this layout are in force");
+        }
+        for earlier in self.layouts().filter(|layout| *layout < self.layout) {
+            let folder = self.root.join(format!("v{earlier}"));
+            fs::remove_dir_all(&folder).map_err(error("cannot remove an earlier layout's", &folder))?;
+            tracing::info!(folder = %folder.display(), "an earlier layout's maps are removed");
+        }
+        Ok(())
+    }
+
+    /// The layouts that have folders.
+    fn layouts(&self) -> impl Iterator<Item = u32> + use<> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix('v')?.parse().ok())
+    }
+
+    /// Moves a program's link here that another layout pinned, so that its program is replaced in place.
+    pub(crate) fn adopt_link(&self, program: Program, interface: &str) -> Result<(), DatapathError> {
+        let ours = self.link(program, interface);
+        let Some(name) = ours.file_name().filter(|_| !ours.exists()) else { return Ok(()) };
+        for layout in self.layouts().filter(|layout| *layout != self.layout) {
+            let theirs = self.root.join(format!("v{layout}/links")).join(name);
+            if theirs.exists() {
+                return fs::rename(&theirs, &ours).map_err(error("cannot take over link", &theirs));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the pins of maps that do not fit this version, so that they are made anew. `all`: what is pinned
+    /// is of another time.
+    pub(crate) fn discard_misfits(&self, layouts: &[MapLayout], all: bool) -> Result<(), DatapathError> {
         let mut stateful = Vec::new();
         for layout in layouts {
             let path = self.map(layout.name);
-            let fits = fits(layout, &path)?;
+            let fits = if all { fits(layout, &path)?.map(|_| false) } else { fits(layout, &path)? };
             if layout.stateful {
                 stateful.push((path, fits));
             } else if fits == Some(false) {
@@ -89,6 +146,26 @@ impl Pins {
             }
         }
         Ok(())
+    }
+
+    /// Whether every map that keeps state is pinned and fits.
+    pub(crate) fn is_complete(&self, layouts: &[MapLayout]) -> Result<bool, DatapathError> {
+        for layout in layouts.iter().filter(|layout| layout.stateful) {
+            if fits(layout, &self.map(layout.name))? != Some(true) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the map pinned there has the keys and values of ours of that name, and is not of another size
+    /// where that matters.
+    pub(crate) fn has_form(name: &str, path: &Path) -> bool {
+        let Some(layout) = MAPS.iter().find(|layout| layout.name == name) else { return false };
+        let Ok(info) = MapInfo::from_pin(path) else { return false };
+        let sized = !CONNECTIONS.contains(&name);
+        (info.key_size(), info.value_size()) == (layout.key_size, layout.value_size)
+            && (!sized || info.max_entries() == layout.max_entries)
     }
 }
 

@@ -8,7 +8,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use common::*;
 use std::process::Command;
 use weft_abi::SLOT_IFINDEX_BASE;
-use weft_datapath::{Attached, Datapath, DatapathError};
+use weft_datapath::{Attached, Datapath, DatapathError, Features};
 use weft_model::datapath::{MapOp, SetId};
 use weft_model::id::IfName;
 use weft_model::policy::{Direction, Protocol};
@@ -34,7 +34,8 @@ fn programs(interface: &str) -> Vec<(String, u32)> {
         found.push((field("name"), field("id").parse().unwrap()));
     }
     for side in [TcAttachType::Ingress, TcAttachType::Egress] {
-        let (_, infos) = SchedClassifier::query_tcx(interface, side).unwrap();
+        // Kernels without TCX have none.
+        let infos = SchedClassifier::query_tcx(interface, side).map(|(_, infos)| infos).unwrap_or_default();
         found.extend(infos.iter().map(|info| (info.name_as_str().unwrap().to_owned(), info.id())));
     }
     found.sort();
@@ -151,6 +152,73 @@ fn links_of_vtep_and_underlay_are_taken_over() {
     assert_eq!(programs("vx").len(), 2);
     other.detach(&vtep).unwrap();
     wait_for_none("vx");
+}
+
+fn is_tcx(interface: &str, side: TcAttachType) -> bool {
+    SchedClassifier::query_tcx(interface, side).is_ok_and(|(_, programs)| !programs.is_empty())
+}
+
+/// What a kernel without TCX gets, and what happens when a host is told to go the other way.
+#[test]
+fn clsact_takes_the_place_of_tcx_and_gives_it_back() {
+    let mut bench = Bench::new(vec![]);
+    run("ip link add under type veth peer name underpeer");
+    run("ip link add vx type vxlan id 1 dstport 8472 local 127.0.0.1 nolearning gbp");
+    let (vtep, underlay) = (name("vx"), name("under"));
+    bench.datapath.avoid_tcx();
+    assert_eq!(bench.datapath.attach_vtep(&vtep).unwrap(), Attached::Changed);
+    assert_eq!(bench.datapath.attach_underlay(&underlay).unwrap(), Attached::Changed);
+    assert_eq!(bench.datapath.attach_vtep(&vtep).unwrap(), Attached::Unchanged);
+    assert_eq!(bench.datapath.attach_underlay(&underlay).unwrap(), Attached::Unchanged);
+    assert_eq!((programs("vx").len(), programs("under").len(), bench.datapath.pinned_links()), (2, 1, 0));
+    assert!(!is_tcx("vx", TcAttachType::Egress) && !is_tcx("under", TcAttachType::Ingress));
+    let Bench { datapath, folder, .. } = bench;
+    drop(datapath);
+    // Another version takes the place of the filter.
+    std::fs::remove_file(folder.join("v2/maps/peers4")).unwrap();
+    let before = programs("under");
+    let mut other = Datapath::open(&folder, &host()).unwrap();
+    other.avoid_tcx();
+    assert_eq!(other.attach_underlay(&underlay).unwrap(), Attached::Changed);
+    let after = programs("under");
+    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+    run("tc filter del dev under ingress");
+    assert_eq!(other.attach_underlay(&underlay).unwrap(), Attached::Changed);
+    // Told to use what the kernel has: one of each all the same.
+    let mut next = Datapath::open(&folder, &host()).unwrap();
+    let tcx = next.features().tcx;
+    let moved = if tcx { Attached::Changed } else { Attached::Unchanged };
+    assert_eq!(next.attach_underlay(&underlay).unwrap(), moved);
+    next.attach_vtep(&vtep).unwrap();
+    assert_eq!((programs("vx").len(), programs("under").len()), (2, 1));
+    assert_eq!(is_tcx("under", TcAttachType::Ingress), tcx);
+    next.avoid_tcx();
+    assert_eq!(next.attach_underlay(&underlay).unwrap(), moved);
+    next.attach_vtep(&vtep).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while is_tcx("under", TcAttachType::Ingress) || is_tcx("vx", TcAttachType::Egress) {
+        assert!(std::time::Instant::now() < deadline, "{:?} {:?}", programs("under"), programs("vx"));
+        std::thread::yield_now();
+    }
+    assert_eq!((programs("vx").len(), programs("under").len()), (2, 1));
+    next.detach(&vtep).unwrap();
+    assert_eq!(programs("vx"), []);
+}
+
+#[test]
+fn features_are_told_with_what_follows() {
+    let bench = Bench::new(vec![]);
+    let found = bench.datapath.features();
+    assert_eq!(found, Features::probe());
+    // The kernel's own list of types says the same, by another way.
+    let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
+    let knows = |name: &[u8]| btf.windows(name.len()).any(|window| window == name);
+    assert_eq!(found.tcx, knows(b"\0tcx_link_attach\0"));
+    assert!(found.redirect_peer, "every kernel we support has it");
+    let none = Features { tcx: false, redirect_peer: false };
+    assert_eq!(Features { tcx: true, redirect_peer: true }.missing(), Vec::<&str>::new());
+    assert_eq!(none.missing().len(), 2);
+    assert!(none.missing()[0].contains("clsact"), "{:?}", none.missing());
 }
 
 #[test]

@@ -6,7 +6,8 @@ mod common;
 
 use common::frame::*;
 use common::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use weft_abi::SLOT_IFINDEX_BASE;
 use weft_datapath::{Probe, Program};
 use weft_model::policy::{Direction, Protocol};
@@ -43,6 +44,52 @@ fn the_verifiers_work_grows_only_on_purpose() {
             "{program:?} costs the verifier {instructions} instructions, {before} before; if that is meant, \
              tests/verified_instructions.txt becomes:\n{table}"
         );
+    }
+}
+
+/// Stack and calls of each function of a loaded program, by its disassembly.
+fn functions(id: u32) -> BTreeMap<String, (u32, BTreeSet<String>)> {
+    let output = Command::new("bpftool").args(["prog", "dump", "xlated", "id", &id.to_string()]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut found: BTreeMap<String, (u32, BTreeSet<String>)> = BTreeMap::new();
+    let (mut name, mut last) = (String::new(), "");
+    for line in text.lines().filter(|line| !line.starts_with(';')) {
+        if !line.starts_with(' ') {
+            // `i32 name(struct __sk_buff * ctx):`
+            let head = line.split('(').next().unwrap_or_default();
+            name = head.rsplit(' ').next().unwrap_or_default().to_owned();
+            found.entry(name.clone()).or_default();
+            continue;
+        }
+        let number = |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().and_then(|text| text.parse().ok());
+        let direct = line.split("(r10 -").nth(1).and_then(number);
+        // `r2 = r10` and then `r2 += -64`.
+        let offset = line.split("+= -").nth(1).filter(|_| last.ends_with("= r10")).and_then(number);
+        let (depth, calls) = found.get_mut(&name).unwrap();
+        *depth = (*depth).max(direct.or(offset).unwrap_or(0));
+        if let Some((_, callee)) = line.split_once("#bpf_prog_") {
+            calls.insert(callee.split_once('_').unwrap().1.to_owned());
+        }
+        last = line;
+    }
+    found
+}
+
+/// Bytes of stack of a function and all below it, as kernels before 6.7 count them: in steps of 32.
+fn stack(functions: &BTreeMap<String, (u32, BTreeSet<String>)>, name: &str) -> u32 {
+    let (own, calls) = &functions[name];
+    (*own).max(1).next_multiple_of(32) + calls.iter().map(|callee| stack(functions, callee)).max().unwrap_or(0)
+}
+
+/// This kernel counts less and would take more than those that weft supports too.
+#[test]
+fn the_stack_suffices_as_older_kernels_count_it() {
+    let bench = Bench::new(vec![]);
+    for (program, id) in bench.datapath.program_ids().unwrap() {
+        let functions = functions(id);
+        assert!(functions.contains_key(program.name()), "{program:?}: {functions:?}");
+        let bytes = stack(&functions, program.name());
+        assert!(bytes <= 512, "{program:?} takes {bytes} bytes of 512: {functions:?}");
     }
 }
 

@@ -70,13 +70,16 @@ fn count_code(reason: u8) {
 pub(crate) fn refuse(ctx: &TcContext, packet: &Packet, refusal: &Refusal) -> i32 {
     let answer = u32::from(refusal.by_policy) << 16 | u32::from(refusal.direction) << 8;
     // SAFETY: both pointers are good for the call.
-    unsafe { weft_refuse(ctx.skb.skb, packet, answer | refusal.reason as u32, refusal.rule) }
+    let verdict = unsafe { weft_refuse(ctx.skb.skb, packet, answer | refusal.reason as u32, refusal.rule) };
+    // From here and not from `weft_refuse`: the stack of all functions of a chain of calls is 512 bytes.
+    if verdict == reject::ANSWER { reject::answer(ctx, packet, refusal.direction) } else { DROP }
 }
 
 /// A function of its own for the verifier, which looks at a global one (`no_mangle`) once, with
 /// whatever arguments: inlined, every reason would be another state of everything that follows.
 ///
-/// `what`: reason, direction, whether policy said so, a byte each from the lowest.
+/// `what`: reason, direction, whether policy said so, a byte each from the lowest. Returns [`DROP`] or
+/// [`reject::ANSWER`].
 ///
 /// # Safety
 /// `packet` must be readable.
@@ -98,7 +101,7 @@ unsafe extern "C" fn weft_refuse(skb: *mut __sk_buff, packet: *const Packet, wha
         let action = if answer { action::REJECT } else { action::DROP };
         record(&origin, packet, &Entry { reason, direction, rule, action });
     }
-    if answer { reject::answer(&ctx, packet, direction) } else { DROP }
+    if answer { reject::ANSWER } else { DROP }
 }
 
 /// Whether the slot may have one more answer now.

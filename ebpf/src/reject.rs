@@ -9,7 +9,7 @@ use crate::checksum::{add, fold, pseudo};
 use crate::local::ifindex;
 use crate::packet::{ETH_LEN, Ethernet, Packet, Part, copy, tcp};
 use crate::programs::DROP;
-use aya_ebpf::bindings::{BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{INJECTED_MARK, Reason, direction, proto};
@@ -34,11 +34,17 @@ pub(crate) fn is_answerable(packet: &Packet) -> bool {
     packet.part == Part::Whole && u32::from(packet.header) == IP_LEN && !answer
 }
 
+/// Not a verdict: the packet is to be answered.
+pub(crate) const ANSWER: i32 = 0x100;
+
 /// Rewrites the packet and sends it back; drops it where that fails.
 #[inline(always)]
 pub(crate) fn answer(ctx: &TcContext, packet: &Packet, way: u8) -> i32 {
-    let written = if packet.proto == proto::TCP { reset(ctx, packet) } else { unreachable(ctx, packet) };
-    if written.is_err() {
+    let skb = ctx.skb.skb;
+    // SAFETY: both pointers are good for the calls.
+    let written =
+        unsafe { if packet.proto == proto::TCP { weft_reset(skb, packet) } else { weft_unreachable(skb, packet) } };
+    if written != 0 {
         return DROP;
     }
     crate::denial::count(Reason::Rejected);
@@ -47,6 +53,35 @@ pub(crate) fn answer(ctx: &TcContext, packet: &Packet, way: u8) -> i32 {
     let flags = if way == direction::INGRESS { u64::from(BPF_F_INGRESS) } else { 0 };
     // SAFETY: only notes where the skb goes.
     unsafe { bpf_redirect(ifindex(ctx), flags) as i32 }
+}
+
+/// A function of its own for the verifier (see [`crate::denial`]) and for its stack, of which a chain of
+/// calls has 512 bytes. 0: the packet is its answer now.
+///
+/// # Safety
+/// `packet` must be readable.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn weft_reset(skb: *mut __sk_buff, packet: *const Packet) -> i32 {
+    if packet.is_null() {
+        return -1;
+    }
+    // SAFETY: the caller's, and not null.
+    reset(&TcContext::new(skb), unsafe { &*packet }).map_or(-1, |()| 0)
+}
+
+/// As [`weft_reset`].
+///
+/// # Safety
+/// `packet` must be readable.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn weft_unreachable(skb: *mut __sk_buff, packet: *const Packet) -> i32 {
+    if packet.is_null() {
+        return -1;
+    }
+    // SAFETY: the caller's, and not null.
+    unreachable(&TcContext::new(skb), unsafe { &*packet }).map_or(-1, |()| 0)
 }
 
 /// Ethernet, IPv4 and TCP, as 16-bit words.

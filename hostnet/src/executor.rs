@@ -3,7 +3,7 @@
 use crate::error::{Error, OpError, Refusal};
 use crate::netlink::{Connection, MAX_BATCH, Request};
 use crate::netns::Netns;
-use crate::{nft, request, sysctl};
+use crate::{nft, others, request, sysctl};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use weft_model::id::IfName;
@@ -149,6 +149,7 @@ impl<'a> Run<'a> {
             Op::DeleteRoute(route) => self.push(index, request::delete_route(route)),
             Op::SetSysctl(key, value) => self.set_sysctl(index, key, value),
             Op::PutNft(table) => self.put_nft(index, table),
+            Op::AcceptForward { table, bridge } => self.accept_forward(index, table, bridge),
         }
     }
 
@@ -192,6 +193,15 @@ impl<'a> Run<'a> {
         self.flush();
         let name = &self.executor.nft_table;
         match self.executor.namespace.run(|| nft::replace(name, table)) {
+            Ok(Ok(())) => {}
+            Ok(Err(text)) => self.fail(index, text, None),
+            Err(error) => self.fail(index, error.to_string(), None),
+        }
+    }
+
+    fn accept_forward(&mut self, index: usize, table: &str, bridge: &IfName) {
+        self.flush();
+        match self.executor.namespace.run(|| others::accept_forward(table, bridge)) {
             Ok(Ok(())) => {}
             Ok(Err(text)) => self.fail(index, text, None),
             Err(error) => self.fail(index, error.to_string(), None),
@@ -338,6 +348,7 @@ fn means_done(op: &Op, refusal: &Refusal) -> bool {
         | Op::ReplacePortEntry(..)
         | Op::ReplaceRoute(_)
         | Op::SetSysctl(..)
-        | Op::PutNft(_) => false,
+        | Op::PutNft(_)
+        | Op::AcceptForward { .. } => false,
     }
 }

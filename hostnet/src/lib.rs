@@ -26,6 +26,7 @@ mod netns;
 mod nft;
 #[cfg(feature = "notify")]
 mod notify;
+mod others;
 mod query;
 mod request;
 mod snapshot;

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use weft_model::id::IfName;
 use weft_model::op::NftTable;
+use weft_model::others::Forward;
 use weft_model::overlay::rule_id;
 
 /// What our rules' comments begin with; their id follows.
@@ -64,6 +66,59 @@ pub(crate) fn read(name: &str) -> Result<Option<BTreeMap<String, Vec<String>>>, 
         }
     }
     Ok(Some(chains))
+}
+
+/// Chains at hook forward, but our table's, that drop what they do not accept: by their policy, or by their last
+/// rule.
+pub(crate) fn forward_chains(own: &str, names: &[String]) -> Result<Vec<Forward>, Error> {
+    let listed = list(&["chains"])?;
+    let mut found = Vec::new();
+    for chain in listed.iter().filter_map(|object| object.get("chain")).filter(|chain| chain["hook"] == "forward") {
+        let word = |key: &str| chain[key].as_str().unwrap_or_default().to_owned();
+        let (family, table, name) = (word("family"), word("table"), word("name"));
+        let full = format!("{family} {table}");
+        if full == own || !matches!(family.as_str(), "ip" | "inet") {
+            continue;
+        }
+        let drops = chain["policy"] == "drop" || ends_in_drop(&list(&["chain", &family, &table, &name])?);
+        if drops {
+            // Whatever chain of the table it is that knows us.
+            let text = run(&["list", "table", &family, &table], "").map_err(Error::Nft)?;
+            let knows_us = names.iter().any(|name| text.contains(name.as_str()));
+            found.push(Forward { table: full, chain: name, knows_us });
+        }
+    }
+    Ok(found)
+}
+
+/// Whether kube-proxy's chains are there, in one of its modes.
+pub(crate) fn has_kube_proxy() -> Result<bool, Error> {
+    let listed = list(&["chains"])?;
+    let mut chains = listed.iter().filter_map(|object| object.get("chain"));
+    Ok(chains.any(|chain| chain["name"] == "KUBE-SERVICES" || chain["table"] == "kube-proxy"))
+}
+
+/// Whether the last rule of a listed chain drops or rejects, whatever the packet.
+fn ends_in_drop(listed: &[Value]) -> bool {
+    let last = listed.iter().rev().find_map(|object| object["rule"]["expr"].as_array());
+    let Some(parts) = last else { return false };
+    let verdict = |part: &Value| part.get("drop").is_some() || part.get("reject").is_some();
+    let plain = |part: &Value| verdict(part) || part.get("counter").is_some() || part.get("log").is_some();
+    parts.iter().all(plain) && parts.iter().any(verdict)
+}
+
+fn list(what: &[&str]) -> Result<Vec<Value>, Error> {
+    let listed = run(&[&["-j", "list"], what].concat(), "").map_err(Error::Nft)?;
+    let listed: Value = serde_json::from_str(&listed)
+        .map_err(|error| Error::Nft(format!("cannot read what nft -j printed: {error}")))?;
+    Ok(listed["nftables"].as_array().cloned().unwrap_or_default())
+}
+
+/// Accepts in chain FORWARD of a table of iptables' what comes from the bridge and what goes there.
+pub(crate) fn accept_forward(table: &str, bridge: &IfName) -> Result<(), String> {
+    let rule =
+        |side: &str| format!("insert rule {table} FORWARD {side} \"{bridge}\" counter accept comment \"weft\"\n");
+    run(&["-f", "-"], &format!("{}{}", rule("iifname"), rule("oifname"))).map(drop)
 }
 
 /// Runs `nft`; its output, or its complaint.

@@ -21,13 +21,15 @@ pub struct HostOptions {
     pub kind: HostKind,
     /// More flags for its agent.
     pub flags: Vec<String>,
+    /// More of its agent's environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl HostOptions {
     /// A host without special flags.
     #[must_use]
     pub fn new(name: &str, kind: HostKind) -> Self {
-        Self { name: name.to_owned(), kind, flags: Vec::new() }
+        Self { name: name.to_owned(), kind, flags: Vec::new(), environment: Vec::new() }
     }
 }
 
@@ -113,7 +115,8 @@ impl Host {
             .arg(self.folder.join("state"))
             .arg("--bpf-dir")
             .arg(self.bpf_dir())
-            .args(&self.options.flags);
+            .args(&self.options.flags)
+            .envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }
 

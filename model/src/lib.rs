@@ -14,6 +14,7 @@ pub mod lease;
 pub mod mac;
 pub mod net;
 pub mod op;
+pub mod others;
 pub mod overlay;
 pub mod policy;
 pub mod wired;

@@ -158,6 +158,13 @@ pub enum Op {
     SetSysctl(String, String),
     /// Replace our nftables table (`ip weft`, or the name the executor was given).
     PutNft(NftTable),
+    /// Accept what comes from our bridge and what goes there in chain FORWARD of somebody else's table.
+    AcceptForward {
+        /// Family and table, or [`crate::others::LEGACY`].
+        table: String,
+        /// Our bridge.
+        bridge: IfName,
+    },
 }
 
 impl fmt::Display for Op {
@@ -213,6 +220,9 @@ impl fmt::Display for Op {
             Self::ReplaceRoute(route) => write!(f, "route replace {route} proto {ROUTE_PROTOCOL}"),
             Self::DeleteRoute(route) => write!(f, "route del {route} proto {ROUTE_PROTOCOL}"),
             Self::SetSysctl(key, value) => write!(f, "sysctl {key} = {value}"),
+            Self::AcceptForward { table, bridge } => {
+                write!(f, "insert rule {table} FORWARD iifname {bridge} accept, oifname {bridge} accept")
+            }
             Self::PutNft(table) => {
                 write!(f, "nft replace table:")?;
                 for chain in &table.chains {

@@ -14,8 +14,8 @@ impl Core {
         let peers = self.usable_peers();
         let Some(placement) = &self.placement else { return };
         let workloads = self.committed();
-        if self.datapath.is_none() && !workloads.is_empty() {
-            // An earlier agent's programs guard them; nobody can say so now.
+        if (self.datapath.is_none() || self.leaves_it_to_another()) && !workloads.is_empty() {
+            // Another agent's programs guard them; nobody can say so now.
             return self.network_failed("kernel programs cannot be checked: leaving the host's network as it is");
         }
         let guarded = workloads.into_iter().filter(|(attachment, _)| self.guarded.contains(attachment)).collect();

@@ -4,7 +4,8 @@ use super::workloads::workload_mac;
 use super::{Core, RETRY};
 use crate::leases::chain;
 use std::collections::BTreeMap;
-use weft_datapath::{Attached, Datapath, DatapathError};
+use weft_api::agent::KernelView;
+use weft_datapath::{Attached, Datapath, DatapathError, kernel_release};
 use weft_ipam::{Entry, State};
 use weft_model::compile::{Policies, policy_set};
 use weft_model::datapath::{Host, MapOp, PeerHost, RecordRate, Surroundings, plan_surroundings};
@@ -36,12 +37,25 @@ pub(super) struct Unfit {
     room: bool,
 }
 
+/// What the kernel lacks, said in the log and kept for `weft status`.
+fn kernel_view(datapath: &Datapath) -> KernelView {
+    let missing = datapath.features().missing();
+    for text in &missing {
+        tracing::warn!("this kernel has {text}");
+    }
+    KernelView { release: kernel_release(), missing: missing.into_iter().map(str::to_owned).collect() }
+}
+
 impl Core {
     /// Loads the programs and takes over what an earlier agent left in the maps.
     pub(super) fn open_datapath(&mut self) {
         let Some(host) = self.host() else { return };
         match Datapath::open_sized(&self.config.bpf_dir, &host, &self.config.map_sizes) {
             Ok(mut datapath) => {
+                if !self.config.tcx {
+                    datapath.avoid_tcx();
+                }
+                self.kernel_features = kernel_view(&datapath);
                 match datapath.denial_reader() {
                     Ok(reader) => drop(self.outlets.denials.try_send(reader)),
                     Err(error) => tracing::error!(error = %chain(&error), "denials are counted but cannot be read"),
@@ -90,16 +104,24 @@ impl Core {
         })
     }
 
-    /// Programs on every committed workload's veth, surroundings, endpoints.
+    /// Surroundings, endpoints, then programs on every committed workload's veth: programs of another version
+    /// have other maps, and are not taken away before ours know the workloads.
     pub(super) fn reconcile_programs(&mut self) {
         let Some(host) = self.host() else { return };
         if self.datapath.is_none() {
             return;
         }
         // Maps first: where they were made anew, programs that know nobody would drop everything.
-        let programmed = self.program_surroundings(&host).and_then(|()| self.program_endpoints());
+        let mut written = self.program_surroundings(&host).and_then(|()| self.program_endpoints());
+        if self.replaces_another() {
+            written = written.and_then(|()| self.policies_are_known()).and_then(|()| self.take_over(false));
+            if let Err(error) = written {
+                return self.programs_failed(&format!("{error}: another version's programs stay in force"));
+            }
+        }
+        // Whatever could not be written: nobody goes without programs.
         let attached = self.attach_workloads();
-        match programmed.and(attached) {
+        match written.and(attached).and_then(|()| self.take_over(true)) {
             Ok(()) => {
                 self.programs.in_sync = true;
                 self.programs.error = None;
@@ -107,6 +129,30 @@ impl Core {
             Err(error) => self.programs_failed(&error),
         }
         self.say_unfit();
+    }
+
+    /// Whether the programs in force are another version's, whose maps ours do not share.
+    pub(super) fn replaces_another(&self) -> bool {
+        self.datapath.as_ref().is_some_and(Datapath::replaces_another)
+    }
+
+    /// Whether workloads are left to another version's programs for now.
+    pub(super) fn leaves_it_to_another(&self) -> bool {
+        self.replaces_another() && self.guarded.is_empty()
+    }
+
+    fn policies_are_known(&self) -> Result<(), String> {
+        if self.policies.is_some() { Ok(()) } else { Err("policies are not known yet".to_owned()) }
+    }
+
+    /// Brings along the connections that the replaced version's maps hold.
+    fn take_over(&mut self, last: bool) -> Result<(), String> {
+        let Some(datapath) = &mut self.datapath else { return Ok(()) };
+        let connections = datapath.take_over(last).map_err(|error| chain(&error))?;
+        if connections > 0 {
+            tracing::info!(connections, "taken over from another version's maps, to be judged again");
+        }
+        Ok(())
     }
 
     fn attach_workloads(&mut self) -> Result<(), String> {
@@ -287,11 +333,18 @@ impl Core {
             .collect()
     }
 
-    /// Programs on the VXLAN device and the underlay.
+    /// Programs on the VXLAN device and the underlay. When all are attached, nothing is left of another version.
     pub(super) fn attach_overlay(&mut self) {
         let Some(placement) = self.placement.clone() else { return };
-        if let Err(error) = self.try_attach_overlay(&placement) {
+        if let Err(error) = self.try_attach_overlay(&placement).and_then(|()| self.settle()) {
             self.programs_failed(&error);
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        match &mut self.datapath {
+            Some(datapath) if self.programs.in_sync => datapath.settle().map_err(|error| chain(&error)),
+            _ => Ok(()),
         }
     }
 

@@ -64,6 +64,7 @@ impl Core {
             enforced_revision: self.enforced,
             network: self.network.clone(),
             datapath: self.programs.clone(),
+            kernel: self.kernel_features.clone(),
             counters: self.counters(),
             maps: self.maps(),
             logged: self.outlets.counts.now(),

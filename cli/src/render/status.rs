@@ -2,7 +2,7 @@
 
 use super::{or_dash, plain, table};
 use std::fmt::Write;
-use weft_api::agent::{PeerView, Status, StoreStatus, SyncStatus};
+use weft_api::agent::{KernelView, PeerView, Status, StoreStatus, SyncStatus};
 use weft_model::group::HostKind;
 
 /// A page about a host: what is wrong first.
@@ -24,6 +24,9 @@ pub fn status(status: &Status) -> String {
     push(&mut page, "workloads", &workloads(status));
     push(&mut page, "links, routes", &sync(&status.network));
     push(&mut page, "programs, maps", &sync(&status.datapath));
+    if !status.kernel.release.is_empty() {
+        push(&mut page, "kernel", &kernel(&status.kernel));
+    }
     for refused in &status.refused_peers {
         push(&mut page, "refused peer", refused);
     }
@@ -57,6 +60,13 @@ fn store(store: &StoreStatus) -> String {
         (Some(error), false) => format!("AWAY, going on with what is known: {error}"),
         (None, false) => "AWAY, going on with what is known".to_owned(),
     }
+}
+
+fn kernel(kernel: &KernelView) -> String {
+    if kernel.missing.is_empty() {
+        return format!("{}, with all that weft uses", kernel.release);
+    }
+    format!("{}; {}", kernel.release, kernel.missing.join("; "))
 }
 
 fn sync(sync: &SyncStatus) -> String {
@@ -122,6 +132,7 @@ mod tests {
         sick.alarms.push("the store was wiped".to_owned());
         sick.store = StoreStatus { connected: false, error: Some("connection refused".to_owned()) };
         sick.datapath = SyncStatus { in_sync: false, changes: 1, error: Some("map full".to_owned()) };
+        sick.kernel = KernelView { release: "6.1.0".to_owned(), missing: vec!["no TCX: clsact".to_owned()] };
         (sick.subnet, sick.peers) = (None, vec![]);
         let shown = status(&sick);
         assert!(shown.starts_with("ALARM           the store was wiped\n"), "{shown}");
@@ -129,6 +140,7 @@ mod tests {
             "subnet -,",
             "AWAY, going on with what is known: connection refused\n",
             "NOT as they should be, 1 changes since start: map full\n",
+            "kernel          6.1.0; no TCX: clsact\n",
             "\nno peers\n",
         ] {
             assert!(shown.contains(line), "{line}: {shown}");

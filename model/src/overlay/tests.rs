@@ -157,6 +157,7 @@ impl Kernel {
                 assert!(self.state.routes.remove(&route.destination).is_some(), "ESRCH: {op}");
             }
             Op::SetSysctl(key, value) => self.set_sysctl(key, value),
+            Op::AcceptForward { .. } => {}
             Op::PutNft(table) => self.put_nft(table),
         }
     }

@@ -1,0 +1,126 @@
+//! What other software on the host does with packets of ours: rules that choose routes by marks, and chains that
+//! drop what they do not know.
+
+use crate::id::IfName;
+use crate::op::Op;
+
+/// A rule of `ip rule` that looks at the mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MarkRule {
+    /// Its priority.
+    pub priority: u32,
+    /// The mark it looks for.
+    pub mark: u32,
+    /// The bits it looks at.
+    pub mask: u32,
+}
+
+impl MarkRule {
+    /// Whether some value of `bits`, the others being 0, matches; a rule for mark 0 matches ordinary packets and
+    /// is meant to.
+    fn matches_some(self, bits: u32) -> bool {
+        self.mark & bits != 0 && self.mark & self.mask & !bits == 0
+    }
+}
+
+/// The rules that some packet of ours meets by its tag: inside, where the tag is shifted; and outside, where VXLAN
+/// has it in the lowest bits until its route is found. A line each, with what to do.
+#[must_use]
+pub fn mark_collisions(rules: &[MarkRule], shift: u8) -> Vec<String> {
+    let inside = 0xffff << shift;
+    let hit = rules.iter().filter(|rule| rule.matches_some(inside) || rule.matches_some(0xffff));
+    hit.map(|rule| {
+        let MarkRule { priority, mark, mask } = rule;
+        format!(
+            "`ip rule` {priority} takes packets by fwmark {mark:#x}/{mask:#x}, bits in which weft has tags ({inside:#x}, and \
+             0xffff of outer packets): some groups' packets are routed by it; use other bits there, or --mark-shift here"
+        )
+    })
+    .collect()
+}
+
+/// A chain of somebody else's through which forwarded packets go, and that drops what it does not accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// Family and name of the table, as `nft` writes them, such as `ip filter`; `iptables-legacy` for what nft does
+    /// not show.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+    /// Whether its table speaks of our bridge or network: then somebody has thought of us.
+    pub knows_us: bool,
+}
+
+/// The table of the old kernel interface.
+pub const LEGACY: &str = "iptables-legacy";
+
+/// What lets workloads' packets through such chains, and what is left to a person: in iptables' own chain, which
+/// everybody adds to, we accept what comes from our bridge and what goes there; in tables of a firewall nobody
+/// but its owner should.
+#[must_use]
+pub fn plan_forward(chains: &[Forward], bridge: &IfName) -> (Vec<Op>, Vec<String>) {
+    let (mut ops, mut complaints) = (Vec::new(), Vec::new());
+    for chain in chains.iter().filter(|chain| !chain.knows_us) {
+        let Forward { table, chain, .. } = chain;
+        match table.as_str() {
+            "ip filter" | LEGACY if chain == "FORWARD" => {
+                ops.push(Op::AcceptForward { table: table.clone(), bridge: bridge.clone() });
+            }
+            "inet firewalld" => complaints.push(format!(
+                "firewalld drops what workloads send and receive; firewall-cmd --permanent --zone=trusted \
+                 --add-interface={bridge}, and the same for the VXLAN device; then firewall-cmd --reload"
+            )),
+            _ => complaints.push(format!(
+                "chain {chain} of table {table} drops what it does not know, and does not know {bridge}: packets of \
+                 workloads are lost; nft insert rule {table} {chain} iifname {bridge} accept; the same with oifname"
+            )),
+        }
+    }
+    (ops, complaints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(mark: u32, mask: u32) -> MarkRule {
+        MarkRule { priority: 100, mark, mask }
+    }
+
+    #[test]
+    fn only_rules_that_a_tag_can_meet_are_collisions() {
+        for (mark, mask, hit) in [
+            (0x10000, 0x10000, true),
+            (0x0001_0000, u32::MAX, true),
+            (0x4000, 0x4000, true),
+            // Bits beside the tag that are never set with it.
+            (0x0001_4000, 0x0001_4000, false),
+            (0, 0x4000, false),
+        ] {
+            assert_eq!(mark_collisions(&[rule(mark, mask)], 16).len(), usize::from(hit), "{mark:#x}/{mask:#x}");
+        }
+        // With another shift the same bits are nobody's.
+        assert!(mark_collisions(&[rule(0x0100_0000, 0x0100_0000)], 8).is_empty());
+        let text = &mark_collisions(&[rule(0x10000, 0x30000)], 16)[0];
+        assert!(text.contains("0x10000/0x30000") && text.contains("`ip rule` 100"), "{text}");
+    }
+
+    #[test]
+    fn iptables_chain_gets_rules_and_a_firewalls_a_word() {
+        let bridge = IfName::new("weft0").unwrap();
+        let chain = |table: &str, chain: &str, knows_us| Forward { table: table.into(), chain: chain.into(), knows_us };
+        let (ops, complaints) = plan_forward(
+            &[
+                chain("ip filter", "FORWARD", false),
+                chain(LEGACY, "FORWARD", false),
+                chain("inet filter", "forward", false),
+                chain("inet firewalld", "filter_FORWARD", false),
+                chain("inet mine", "forward", true),
+            ],
+            &bridge,
+        );
+        assert_eq!(ops.len(), 2);
+        assert!(complaints[0].contains("nft insert rule inet filter forward iifname weft0 accept"), "{complaints:?}");
+        assert!(complaints[1].contains("--zone=trusted --add-interface=weft0") && complaints.len() == 2);
+    }
+}
