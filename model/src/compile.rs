@@ -31,13 +31,19 @@ impl Policies {
         &self.tags
     }
 
-    fn towards(&self, group: Option<&GroupId>) -> impl Iterator<Item = &Policy> {
+    fn towards<'a>(&'a self, group: Option<&GroupId>) -> impl Iterator<Item = &'a Policy> + use<'a> {
         group.and_then(|group| self.by_destination.get(group)).into_iter().flatten()
     }
 
     /// The tags that identify a group's workloads: the only place that knows it is one.
     pub fn tags_of(&self, group: &GroupId) -> impl Iterator<Item = Tag> + use<> {
         self.tags.get(group).copied().into_iter()
+    }
+
+    /// Whether some policy names `group`.
+    #[must_use]
+    pub fn names(&self, group: &GroupId) -> bool {
+        self.is_destination(group) || self.by_destination.values().flatten().any(|policy| policy.source == *group)
     }
 
     /// Whether some policy names `group` as destination.
@@ -58,32 +64,70 @@ pub struct Stance {
     pub host_services: Option<BTreeSet<(Protocol, u16)>>,
 }
 
+/// Where a rule of a policy set comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The host's configuration lists this service.
+    HostService(Protocol, u16),
+    /// An operator's policy.
+    Policy(Policy),
+}
+
 /// The policy set of `group`'s workloads (`None`: workloads without identity, which nobody but
 /// their own host reaches).
 #[must_use]
 pub fn policy_set(group: Option<&GroupId>, stance: &Stance, policies: &Policies) -> PolicySet {
-    let mut rules = Vec::new();
-    let mut push = |direction, peer, traffic| {
-        let id = u32::try_from(rules.len()).unwrap_or(u32::MAX - 1) + 1;
-        rules.push(Rule { direction, peer, traffic, precedence: ALLOW_PRECEDENCE, verdict: Verdict::Allow, id });
-    };
-    for (protocol, port) in stance.host_services.iter().flatten() {
-        if let Some(range) = PortRange::new(*port, *port) {
-            push(Direction::Egress, Peer::Host, Traffic::Ports((*protocol).into(), range));
-        }
-    }
-    for policy in policies.towards(group) {
-        for tag in policies.tags_of(&policy.source) {
-            push(Direction::Ingress, Peer::Tag(tag), Traffic::Ports(policy.protocol.into(), policy.ports));
-        }
-    }
+    let rules = (1..).zip(sources(group, stance, policies)).map(|(id, (direction, peer, traffic, _))| Rule {
+        direction,
+        peer,
+        traffic,
+        precedence: ALLOW_PRECEDENCE,
+        verdict: Verdict::Allow,
+        id,
+    });
     let is_destination = group.is_some_and(|group| policies.is_destination(group));
     PolicySet {
         isolated: group.is_none() || crate::policy::isolated(stance.isolation, is_destination),
         hosts_may_reach: group.is_some() && stance.hosts_may_reach,
         host_listed_only: stance.host_services.is_some(),
-        rules,
+        rules: rules.collect(),
     }
+}
+
+/// Where the rule of number `id` comes from in the set that [`policy_set`] makes of the same.
+#[must_use]
+pub fn origin(group: Option<&GroupId>, stance: &Stance, policies: &Policies, id: u32) -> Option<Origin> {
+    let index = usize::try_from(id.checked_sub(1)?).ok()?;
+    sources(group, stance, policies).nth(index).map(|(.., source)| match source {
+        Source::HostService(protocol, port) => Origin::HostService(protocol, port),
+        Source::Policy(policy) => Origin::Policy(policy.clone()),
+    })
+}
+
+/// As [`Origin`], borrowed.
+enum Source<'a> {
+    HostService(Protocol, u16),
+    Policy(&'a Policy),
+}
+
+type Sourced<'a> = (Direction, Peer, Traffic, Source<'a>);
+
+/// What is allowed, in the order of the rules' numbers.
+fn sources<'a>(
+    group: Option<&'a GroupId>,
+    stance: &'a Stance,
+    policies: &'a Policies,
+) -> impl Iterator<Item = Sourced<'a>> {
+    let services = stance.host_services.iter().flatten().filter_map(|(protocol, port)| {
+        let traffic = Traffic::Ports((*protocol).into(), PortRange::new(*port, *port)?);
+        Some((Direction::Egress, Peer::Host, traffic, Source::HostService(*protocol, *port)))
+    });
+    let granted = policies.towards(group).flat_map(|policy| {
+        let traffic = Traffic::Ports(policy.protocol.into(), policy.ports);
+        let tags = policies.tags_of(&policy.source);
+        tags.map(move |tag| (Direction::Ingress, Peer::Tag(tag), traffic, Source::Policy(policy)))
+    });
+    services.chain(granted)
 }
 
 /// A block of ports that share their leading bits: `prefix_len` of the 16 bits of `port` count.
@@ -151,6 +195,24 @@ mod tests {
     fn a_workload_without_identity_is_isolated_whatever_the_mode() {
         let set = policy_set(None, &stance(Isolation::Never), &web_policies());
         assert!(set.isolated && set.rules.is_empty() && !set.hosts_may_reach);
+    }
+
+    #[test]
+    fn every_rule_has_its_origin() {
+        let policies = web_policies();
+        let services = Some(BTreeSet::from([(Protocol::Udp, 53)]));
+        let stance = Stance { host_services: services, ..stance(Isolation::Always) };
+        let web = group("web");
+        let rules = policy_set(Some(&web), &stance, &policies).rules;
+        let origins: Vec<_> =
+            rules.iter().map(|rule| origin(Some(&web), &stance, &policies, rule.id).unwrap()).collect();
+        let [Origin::HostService(Protocol::Udp, 53), Origin::Policy(policy)] = &origins[..] else {
+            panic!("{origins:?}")
+        };
+        assert_eq!((policy.source.as_str(), policy.ports.start()), ("app", 80));
+        assert_eq!(origin(Some(&web), &stance, &policies, 3), None);
+        assert_eq!(origin(Some(&web), &stance, &policies, 0), None);
+        assert!(policies.names(&group("app")) && !policies.names(&group("nobody")));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod compile;
 pub mod datapath;
 pub mod endpoints;
+pub mod explain;
 pub mod group;
 pub mod id;
 pub mod lease;
