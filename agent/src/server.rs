@@ -3,6 +3,7 @@
 use crate::denials::{Counts, DenialFeed, line};
 use crate::worker::{Command, Reply, Worker};
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,6 +20,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use weft_api::agent::{ApiError, ErrorCode};
+use weft_api::explain::ExplainQuery;
 
 #[derive(Clone)]
 struct Shared {
@@ -57,6 +59,7 @@ pub async fn serve(listener: UnixListener, worker: Worker, denials: DenialFeed, 
         .route("/v1/ready", get(ready))
         .route("/v1/status", get(status))
         .route("/v1/endpoints", get(endpoints))
+        .route("/v1/explain", get(explain))
         .route("/v1/denials", get(denied))
         .route("/v1/logging", get(logging).put(change_logging).delete(reset_logging))
         .route("/metrics", get(crate::metrics::answer).with_state(worker.clone()))
@@ -131,6 +134,13 @@ async fn change_logging(State(shared): State<Shared>, body: String) -> Response 
 
 async fn reset_logging(State(shared): State<Shared>) -> Response {
     answer(shared.worker.ask(Command::ResetLogging).await)
+}
+
+async fn explain(State(shared): State<Shared>, query: Result<Query<ExplainQuery>, QueryRejection>) -> Response {
+    match query {
+        Ok(Query(query)) => answer(shared.worker.ask(|reply| Command::Explain(query, reply)).await),
+        Err(rejection) => refuse(&ApiError { code: ErrorCode::Invalid, message: rejection.body_text(), details: None }),
+    }
 }
 
 #[derive(Deserialize)]

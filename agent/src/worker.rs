@@ -8,6 +8,7 @@
 mod check;
 mod collect;
 mod complaints;
+mod explain;
 mod gc;
 mod journal;
 mod logging;
@@ -33,6 +34,7 @@ use weft_api::agent::{
     GcResponse, Ready, ReleaseRequest, ReleaseResponse, RemoveRequest, RemoveResponse, ReserveRequest, ReserveResponse,
     Status, StoreStatus, SyncStatus,
 };
+use weft_api::explain::{ExplainQuery, Explanation};
 use weft_api::logging::{Logging, LoggingChange, LoggingView};
 use weft_datapath::{Datapath, DenialReader};
 use weft_hostnet::Executor;
@@ -84,6 +86,8 @@ pub enum Command {
     Status(oneshot::Sender<Reply<Status>>),
     /// Who is here?
     Endpoints(oneshot::Sender<Reply<Vec<EndpointView>>>),
+    /// Would a connection pass, and why?
+    Explain(ExplainQuery, oneshot::Sender<Reply<Explanation>>),
     /// The lease and the overlay as the store (or the disk) shows them.
     Lease {
         /// The lease's state.
@@ -326,6 +330,7 @@ impl Core {
             Command::Ready(reply) => self.answer_ready(reply),
             Command::Status(reply) => answer(reply, Ok(self.status())),
             Command::Endpoints(reply) => answer(reply, Ok(self.endpoints())),
+            Command::Explain(query, reply) => answer(reply, self.explain(&query)),
             Command::Lease { state, overlay, peers } => self.take_lease(state, overlay, peers),
             Command::LeaseState(state) => self.lease = state,
             Command::Policies(view) => self.take_policies(view),

@@ -13,6 +13,7 @@
 //! | `GET /v1/endpoints` | → `[`[`EndpointView`]`]` |
 //! | `GET`, `PUT`, `DELETE /v1/logging` | [`crate::logging::LoggingChange`] → [`crate::logging::LoggingView`]; `DELETE` takes changes back |
 //! | `GET /metrics` | → text, for Prometheus |
+//! | `GET /v1/explain?…` | → [`crate::explain::Explanation`] |
 //! | `GET /v1/denials?follow=true` | → [`crate::denial::DenialRecord`]s, one JSON document a line |
 //!
 //! Every status but 200 carries an [`ApiError`].

@@ -13,7 +13,7 @@ use weft_model::policy::{Policy, PortRange, Protocol};
 
 /// Looks at a weft host and its policies.
 ///
-/// Exit codes: 0 done, 1 not done, 2 wrong usage.
+/// Exit codes: 0 done, 1 not done, 2 wrong usage; of explain also 3 denied, 4 another host has the last word.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version)]
 pub struct Arguments {
@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
-    /// weftd's socket, for status, endpoints and denials
+    /// weftd's socket, for status, endpoints, explain and denials
     #[arg(long, global = true, value_name = "PATH", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 }
@@ -40,6 +40,20 @@ pub enum Command {
         /// Go on with new ones until interrupted
         #[arg(short, long)]
         follow: bool,
+    },
+    /// Whether a new connection would pass, and what decides
+    ///
+    /// Asks this host's agent. Exit codes: 0 it would pass, 3 it would be denied, 4 nothing here stops it and another host
+    /// has the last word, 1 the question cannot be answered.
+    Explain {
+        /// Who connects: an address, a container id or its beginning, or a group
+        source: String,
+        /// To whom: the same
+        destination: String,
+        /// tcp, udp, sctp, icmp, or a protocol's number
+        protocol: String,
+        /// A port; for icmp a type or type/code [default for icmp: 8, an echo request]
+        port: Option<String>,
     },
     /// Read and change who may reach whom
     #[command(subcommand)]

@@ -12,23 +12,25 @@ use args::{Arguments, ChangeArgs, Command, LoggingCommand, PolicyCommand, Server
 use error::CliError;
 use serde::Serialize;
 use serde_json::json;
-use server::Server;
+use server::{Server, encode};
 use std::io::Write;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 use weft_api::agent::{EndpointView, Status};
 use weft_api::denial::DenialRecord;
 use weft_api::enforced::EnforcedReport;
+use weft_api::explain::{ExplainQuery, Explanation, Verdict};
 use weft_api::logging::LoggingView;
 use weft_api::policies::PolicyBody;
 
 const LOGGING: &str = "/v1/logging";
 
-/// Does what was asked. `token`: the variable `WEFT_TOKEN`.
+/// Does what was asked; returns the exit code. `token`: the variable `WEFT_TOKEN`.
 ///
 /// # Errors
 /// [`CliError`]: exit code 1.
-pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) -> Result<(), CliError> {
+pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) -> Result<ExitCode, CliError> {
     let Arguments { command, json, socket } = arguments;
     let connect = |args: &ServerArgs| Server::new(args, token.clone());
     match command {
@@ -39,6 +41,9 @@ pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) ->
         Command::Endpoints => {
             let endpoints: Vec<EndpointView> = agent::get(&socket, "/v1/endpoints")?;
             print(out, json, &endpoints, || render::endpoints(&endpoints))
+        }
+        Command::Explain { source, destination, protocol, port } => {
+            return explain(&socket, &ExplainQuery { source, destination, protocol, port }, json, out);
         }
         Command::Denials { follow } => denials(&socket, follow, json, out),
         Command::Logging(command) => {
@@ -73,6 +78,26 @@ pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) ->
             judged(&report)
         }
     }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+fn explain(socket: &Path, query: &ExplainQuery, json: bool, out: &mut impl Write) -> Result<ExitCode, CliError> {
+    let ExplainQuery { source, destination, protocol, port } = query;
+    let fields = [
+        ("source", Some(source)),
+        ("destination", Some(destination)),
+        ("protocol", Some(protocol)),
+        ("port", port.as_ref()),
+    ];
+    let fields = fields.iter().filter_map(|(name, value)| Some(format!("{name}={}", encode(value.as_deref()?))));
+    let path = format!("/v1/explain?{}", fields.collect::<Vec<_>>().join("&"));
+    let explanation: Explanation = agent::get(socket, &path)?;
+    print(out, json, &explanation, || render::explain(&explanation))?;
+    Ok(ExitCode::from(match explanation.verdict {
+        Verdict::Allowed => 0,
+        Verdict::Denied => 3,
+        Verdict::Elsewhere => 4,
+    }))
 }
 
 fn denials(socket: &Path, follow: bool, json: bool, out: &mut impl Write) -> Result<(), CliError> {

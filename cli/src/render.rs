@@ -2,12 +2,14 @@
 
 mod denials;
 mod endpoints;
+mod explain;
 mod logging;
 mod policies;
 mod status;
 
 pub use denials::denial;
 pub use endpoints::endpoints;
+pub use explain::explain;
 pub use logging::logging;
 pub use policies::{laggards, policies, policy};
 pub use status::status;

@@ -161,7 +161,7 @@ fn filtered(filters: &[(&str, &GroupId)]) -> String {
 }
 
 /// Percent-encodes all but what RFC 3986 calls unreserved.
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let encoded = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     text.bytes().map(encoded).collect()

@@ -161,6 +161,30 @@ fn json_is_json() {
 }
 
 #[test]
+fn explain_tells_scripts_the_outcome() {
+    for (verdict, code) in [("allowed", 0), ("denied", 3), ("elsewhere", 4)] {
+        let answer = format!(
+            r#"{{"verdict":"{verdict}","source":{{"name":"a","kind":"group"}},"destination":{{"name":"b","kind":"group"}},
+            "service":"tcp 80","revision":3,"judgements":[]}}"#
+        );
+        let agent = Agent::answering(with_length("200 OK", &answer));
+        let output = agent.weft(&["explain", "k8s:lab/shop", "a&b", "tcp", "80"]);
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(code), ""), "{verdict}");
+        assert_eq!(
+            agent.requests.recv().unwrap(),
+            "GET /v1/explain?source=k8s%3Alab%2Fshop&destination=a%26b&protocol=tcp&port=80 HTTP/1.1"
+        );
+        let output = agent.weft(&["explain", "--json", "a", "b", "icmp"]);
+        assert_eq!(output.status.code(), Some(code));
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(shown["verdict"], verdict);
+    }
+    let body = r#"{"code":"invalid","message":"port: missing: tcp needs a port from 1 to 65535"}"#;
+    let agent = Agent::answering(with_length("400 Bad Request", body));
+    assert!(complaint(&agent.weft(&["explain", "a", "b", "tcp"])).contains("port: missing"));
+}
+
+#[test]
 fn the_agents_own_words() {
     let body = r#"{"code":"try-again","message":"no lease yet","details":"the store is away"}"#;
     let agent = Agent::answering(with_length("503 Service Unavailable", body));

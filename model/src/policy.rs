@@ -5,7 +5,7 @@ mod evaluate;
 mod rule;
 
 pub use evaluate::{Remote, Ruling, Why, evaluate, isolated};
-pub use rule::{Direction, Peer, PolicySet, Precedence, Rule, Tier, Traffic, Transport, Verdict, icmp_port};
+pub use rule::{Direction, ICMP, Peer, PolicySet, Precedence, Rule, Tier, Traffic, Transport, Verdict, icmp_port};
 
 use crate::id::GroupId;
 use serde::{Deserialize, Serialize};

@@ -74,7 +74,7 @@ impl fmt::Display for Transport {
 }
 
 /// IANA's number of ICMP.
-pub(crate) const ICMP: u8 = 1;
+pub const ICMP: u8 = 1;
 
 /// Which packets of a peer a rule speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
