@@ -212,6 +212,8 @@ struct Core {
     policies: Option<Arc<Known>>,
     /// Policy sets of the groups that run here, made from `policies`.
     sets: BTreeMap<Option<GroupId>, PolicySet>,
+    /// Groups whose policies do not fit into the maps.
+    unfit: programs::Unfit,
     /// Workloads whose veth bears our programs: only these are raised.
     guarded: BTreeSet<Attachment>,
     enforced: i64,
@@ -283,6 +285,7 @@ impl Core {
             pool: None,
             policies: None,
             sets: BTreeMap::new(),
+            unfit: programs::Unfit::default(),
             guarded: BTreeSet::new(),
             enforced: 0,
             store: StoreStatus { connected: false, error: None },
@@ -404,9 +407,11 @@ impl Core {
             arranged: Policies::new(&view.policies, view.tags.clone()),
         }));
         self.sets.clear();
+        self.unfit = programs::Unfit::default();
         if let Err(error) = self.program_endpoints() {
             self.programs_failed(&error);
         }
+        self.say_unfit();
         self.publish();
     }
 

@@ -4,13 +4,14 @@ use super::workloads::workload_mac;
 use super::{Core, RETRY};
 use crate::leases::chain;
 use std::collections::BTreeMap;
-use weft_datapath::{Attached, Datapath};
+use weft_datapath::{Attached, Datapath, DatapathError};
 use weft_ipam::{Entry, State};
 use weft_model::compile::{Policies, policy_set};
-use weft_model::datapath::{Host, PeerHost, RecordRate, Surroundings, plan_surroundings};
+use weft_model::datapath::{Host, MapOp, PeerHost, RecordRate, Surroundings, plan_surroundings};
 use weft_model::endpoints::{Programmed, Wanted, plan};
-use weft_model::id::Slot;
+use weft_model::id::{GroupId, Slot};
 use weft_model::overlay::Placement;
+use weft_model::policy::PolicySet;
 use weft_model::workload::host_ifname;
 
 /// What an earlier agent left in the maps: its endpoints, and sets whose contents only it knew. They
@@ -23,6 +24,16 @@ fn taken_over(datapath: &Datapath) -> Programmed {
         last_set: orphans.last().map_or(0, |set| set.0),
         orphans,
     }
+}
+
+/// Groups whose policy set found a map full. They are not tried again before policies change or room is made:
+/// each attempt writes the whole set.
+#[derive(Default)]
+pub(super) struct Unfit {
+    /// What was said.
+    groups: BTreeMap<Option<GroupId>, String>,
+    /// A set was removed since.
+    room: bool,
 }
 
 impl Core {
@@ -95,6 +106,7 @@ impl Core {
             }
             Err(error) => self.programs_failed(&error),
         }
+        self.say_unfit();
     }
 
     fn attach_workloads(&mut self) -> Result<(), String> {
@@ -171,14 +183,64 @@ impl Core {
                 .entry(want.group.clone())
                 .or_insert_with(|| policy_set(want.group.as_ref(), &self.config.stance, &policies.arranged));
         }
-        let Some(datapath) = &mut self.datapath else { return Ok(()) };
-        let ops = plan(&wanted, &self.sets, &self.programmed);
-        for op in &ops {
-            datapath.apply(std::slice::from_ref(op)).map_err(|error| chain(&error))?;
-            self.programmed.apply(op);
+        if std::mem::take(&mut self.unfit.room) {
+            self.unfit.groups.clear();
         }
-        self.enforced = policies.revision;
+        self.sets.retain(|group, _| !self.unfit.groups.contains_key(group));
+        while let Some((set, error)) = self.apply_plan(&wanted)? {
+            // Whoever it is for stays under the policies before; the others must not wait for them.
+            let of_set = |(group, _): &(Option<GroupId>, PolicySet)| (group.clone(), error.clone());
+            let refused: Vec<_> = self.sets.extract_if(.., |_, wanted| *wanted == set).collect();
+            self.unfit.groups.extend(refused.iter().map(of_set));
+        }
+        if self.unfit.groups.is_empty() {
+            self.enforced = policies.revision;
+        }
         Ok(())
+    }
+
+    /// Does what brings endpoints and sets to what they should be; returns the set that found a map full.
+    fn apply_plan(&mut self, wanted: &BTreeMap<Slot, Wanted>) -> Result<Option<(PolicySet, String)>, String> {
+        let Some(datapath) = &mut self.datapath else { return Ok(None) };
+        for op in plan(wanted, &self.sets, &self.programmed) {
+            match (datapath.apply(std::slice::from_ref(&op)), &op) {
+                (Ok(_), _) => self.programmed.apply(&op),
+                (Err(error @ DatapathError::MapFull { .. }), MapOp::PutSet(_, set)) => {
+                    return Ok(Some((set.clone(), chain(&error))));
+                }
+                (Err(error), _) => return Err(chain(&error)),
+            }
+            if matches!(op, MapOp::RemoveSet(_)) && !self.unfit.groups.is_empty() {
+                self.unfit.room = true;
+                self.due.within(RETRY);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Groups whose policies do not fit into the maps: counted, alarmed, and no revision is enforced meanwhile.
+    pub(super) fn say_unfit(&mut self) {
+        let groups: Vec<String> = self
+            .unfit
+            .groups
+            .iter()
+            .map(|(group, error)| {
+                let group = group.as_ref().map_or_else(|| "workloads without a group".to_owned(), ToString::to_string);
+                format!("the policies towards {group} do not fit: {error}")
+            })
+            .collect();
+        let text = (!groups.is_empty()).then(|| {
+            format!(
+                "{}; they are judged by the policies before, and no new workload of theirs starts",
+                groups.join("; ")
+            )
+        });
+        match &text {
+            Some(text) if self.complaints.raise("policy maps", text) => tracing::error!("{text}"),
+            None if self.complaints.end("policy maps") => tracing::info!("all policies fit into the maps again"),
+            _ => {}
+        }
+        self.alarm("policy maps", text);
     }
 
     /// Adopted workloads (the journal was lost) are in no group; the tag an earlier agent put into their

@@ -137,6 +137,9 @@ impl Core {
         }
         fault::point("commit-guarded", &wiring.attachment);
         self.program_endpoints()?;
+        if self.policies.is_some() && !self.programmed.endpoints.contains_key(&wiring.slot) {
+            return Err("the policies towards its group do not fit into the maps (weft status)".to_owned());
+        }
         fault::point("commit-mapped", &wiring.attachment);
         let ops = [
             Op::JoinBridge { link: name.clone(), bridge: bridge.clone() },
