@@ -93,7 +93,8 @@ fn refused(path: &str, status: u16, body: impl Read) -> CliError {
         Err(_) if length == 0 => "no reason given".to_owned(),
         Err(_) => text.trim().to_owned(),
     };
-    CliError::Agent { path: path.to_owned(), status, message }
+    let path = path.split('?').next().unwrap_or(path).to_owned();
+    CliError::Agent { path, status, message }
 }
 
 fn unreadable(path: &str, error: &impl ToString) -> CliError {

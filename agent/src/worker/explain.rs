@@ -164,7 +164,12 @@ impl Core {
         let udp_port = (service.proto == 17).then_some(service.port);
         match closed_door(&destination.party, udp_port, &facts.host) {
             Some(door) => Some(self.closed(door, source, facts)),
-            None => Some(self.judged(source, Direction::Egress, target(&destination.party), service, facts)),
+            None => {
+                let own = matches!(destination.party, Party::OwnHost(_));
+                // Seen from a workload that is not here, this host is another one.
+                let remote = if own && source.slot.is_none() { Remote::OtherHost } else { target(&destination.party) };
+                Some(self.judged(source, Direction::Egress, remote, service, facts))
+            }
         }
     }
 

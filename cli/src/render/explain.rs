@@ -73,7 +73,11 @@ fn words(because: &str) -> &str {
 }
 
 fn programs(state: &DataPlane) -> String {
-    let rules = state.rules.map_or("rules of an earlier agent".to_owned(), |rules| format!("{rules} rules"));
+    let rules = match state.rules {
+        None => "rules of an earlier agent".to_owned(),
+        Some(1) => "1 rule".to_owned(),
+        Some(rules) => format!("{rules} rules"),
+    };
     let isolated = if state.isolated { "isolated" } else { "not isolated" };
     let mut text = format!(
         "programs: revision {}, set {} ({rules}), generation {}, {isolated}",
