@@ -4,6 +4,7 @@
 mod cni;
 mod denials;
 mod frame;
+mod policies;
 mod programs;
 mod propagation;
 mod stats;
@@ -28,6 +29,8 @@ pub enum Part {
     Programs,
     /// ADD and DEL
     Cni,
+    /// New flows under many policies, beside iptables rules
+    Policies,
     /// From the POST of a policy to the first packet
     Propagation,
     /// Round trips and throughput
@@ -61,8 +64,9 @@ fn in_lab(wanted: impl Fn(Part) -> bool, summary: &mut Summary) -> Result<()> {
         host.flags = vec!["--deny".to_owned(), "reject".to_owned()];
     }
     let mut lab = Lab::up(options)?;
-    let all: [(Part, Measure); 4] = [
+    let all: [(Part, Measure); 5] = [
         (Part::Cni, cni::measure),
+        (Part::Policies, policies::measure),
         (Part::Propagation, propagation::measure),
         (Part::Traffic, traffic::measure),
         (Part::Denials, denials::measure),

@@ -275,7 +275,7 @@ pub fn remove_netns(workload: &Workload) -> Result<()> {
 
 fn rest(method: &str, url: &str, body: Option<&str>) -> Result<(u16, String)> {
     let config =
-        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(10)));
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
     let agent = ureq::Agent::new_with_config(config.build());
     let bearer = format!("Bearer {TOKEN}");
     let mut response = match (method, body) {
