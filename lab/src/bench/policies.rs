@@ -50,7 +50,7 @@ pub(super) fn measure(lab: &mut Lab, summary: &mut Summary) -> Result<()> {
 fn programs() -> Result<Summary> {
     let mut summary = Summary::new();
     let datapath = data_plane(&mut summary)?;
-    let mut opened = 0;
+    let mut opened: u32 = 0;
     for (size, name) in SIZES {
         let (mut over, mut ratios, mut random) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..PAIRS {
