@@ -229,7 +229,8 @@ impl Core {
         let in_force = endpoint.and_then(|endpoint| self.programmed.sets.get(&endpoint.set));
         let set = in_force.unwrap_or(&wanted);
         let ruling = evaluate(set, direction, remote, service.proto, service.port);
-        let audit = !ruling.allowed && endpoint.map_or(self.config.audit, |endpoint| endpoint.audit);
+        let audits = || self.logging.audits(side.group.as_ref());
+        let audit = !ruling.allowed && endpoint.map_or_else(audits, |endpoint| endpoint.audit);
         let rule = set
             .rules
             .iter()
