@@ -123,6 +123,7 @@ mod tests {
             link_local: false,
             denials_per_second: 1,
             denials_burst: 1,
+            allowed: None,
         }
     }
 
