@@ -65,10 +65,11 @@ fn packets_in_are_packets_passed_and_packets_refused() {
     let mut bench = Bench::new(vec![rule(Direction::Ingress, tag_peer(7), ports(Protocol::Tcp, 80, 80))]);
     let frames = frames();
     for (deny, audit) in [(DenyAction::Drop, false), (DenyAction::Reject, false), (DenyAction::Drop, true)] {
-        bench.change(|endpoint| (endpoint.deny, endpoint.audit) = (deny, audit));
+        // A closed host, so that what the workload sends is answered too.
+        bench.change(|endpoint| (endpoint.deny, endpoint.audit, endpoint.host_listed_only) = (deny, audit, true));
         for program in Program::ALL.into_iter().filter(|program| *program != Program::Empty) {
             let before = counted(&bench);
-            let (mut passed, mut refused) = (0, 0);
+            let (mut passed, mut refused, mut answers) = (0, 0, 0);
             for frame in &frames {
                 let Outcome { verdict, frame: answer, mark, .. } = bench.probe(program, frame, 7 << SHIFT, 1);
                 if verdict == PASS {
@@ -78,6 +79,7 @@ fn packets_in_are_packets_passed_and_packets_refused() {
                 }
                 if verdict == REDIRECT {
                     // The answer meets our other program on the same veth, and is a packet there.
+                    answers += 1;
                     let other = match program {
                         Program::FromWorkload => Program::ToWorkload,
                         _ => Program::FromWorkload,
@@ -90,6 +92,9 @@ fn packets_in_are_packets_passed_and_packets_refused() {
             let moved = (after.0 - before.0, after.1 - before.1);
             assert_eq!(moved, (passed, refused), "{program:?}, {deny:?}, audit {audit}");
             assert!(passed + refused >= frames.len() as u64);
+            let answering =
+                deny == DenyAction::Reject && matches!(program, Program::FromWorkload | Program::ToWorkload);
+            assert_eq!(answers > 0, answering, "{program:?}, {deny:?}: {answers} answers");
         }
     }
     assert!(bench.counter("rejected") > 0 && bench.counter("audited") > 0);
