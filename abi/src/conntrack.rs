@@ -52,6 +52,8 @@ pub mod conn_flag {
     /// The policy that allowed the flow is gone. The entry stays for a while, so that what the
     /// workload still sends on it is not taken for a connection that it opens.
     pub const REVOKED: u8 = 8;
+    /// The flow came through a port that the host maps to the workload.
+    pub const MAPPED: u8 = 16;
 }
 
 /// Bits of [`Conn::tcp`].

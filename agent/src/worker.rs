@@ -5,6 +5,7 @@
 //! (`network`), the kernel programs (`programs`) and the workloads' book-keeping (`collect`) to what
 //! they should be.
 
+mod capabilities;
 mod check;
 mod collect;
 mod complaints;
@@ -152,6 +153,10 @@ impl Worker {
 
 fn internal(message: impl Into<String>) -> ApiError {
     ApiError { code: ErrorCode::Internal, message: message.into(), details: None }
+}
+
+fn invalid(message: impl Into<String>) -> ApiError {
+    ApiError { code: ErrorCode::Invalid, message: message.into(), details: None }
 }
 
 fn try_again(message: impl Into<String>) -> ApiError {

@@ -72,7 +72,7 @@ const fn stateful(layout: MapLayout) -> MapLayout {
 }
 
 /// Every map of the object, at the sizes asked for.
-pub(crate) fn maps(sizes: &MapSizes) -> [MapLayout; 13] {
+pub(crate) fn maps(sizes: &MapSizes) -> [MapLayout; 14] {
     let mut maps = MAPS;
     for layout in &mut maps {
         layout.max_entries = size_of_map(layout.name, sizes).unwrap_or(layout.max_entries);
@@ -92,7 +92,7 @@ fn size_of_map(name: &str, sizes: &MapSizes) -> Option<u32> {
 }
 
 /// Every map of the object, as it says itself.
-pub(crate) const MAPS: [MapLayout; 13] = [
+pub(crate) const MAPS: [MapLayout; 14] = [
     stateful(map::<u32, weft_abi::Endpoint>("ep", weft_abi::MAX_SLOTS)),
     stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_est4", capacity::CT_EST4)),
     stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_half4", capacity::CT_HALF4)),
@@ -103,6 +103,7 @@ pub(crate) const MAPS: [MapLayout; 13] = [
     trie::<weft_abi::CidrKey4, u32>("cidr4", capacity::CIDR4),
     trie::<weft_abi::PeerKey4, weft_abi::Peer>("peers4", capacity::PEERS4),
     map::<weft_abi::HostAddr4, u8>("host4", capacity::HOST4),
+    map::<weft_abi::MappedPort, u8>("mapped", capacity::MAPPED),
     map::<u32, u64>("counters", capacity::COUNTERS),
     map::<(), ()>("denials", capacity::DENIALS),
     map::<weft_abi::DenialPair, weft_abi::DenialBucket>("denial_limit", capacity::DENIAL_LIMIT),

@@ -15,4 +15,4 @@ macro_rules! pod {
     )+};
 }
 
-pod!(Host, PolicyKey, PolicyValue, RangeKey, CidrKey4, Peer, SkbLayout);
+pod!(Host, PolicyKey, PolicyValue, RangeKey, CidrKey4, MappedPort, Peer, SkbLayout);

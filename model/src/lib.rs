@@ -4,6 +4,7 @@
 //! `clippy.toml` and by `tests/tests/architecture.rs`). Plans are values; `hostnet` and `datapath`
 //! apply them.
 
+pub mod capability;
 pub mod compile;
 pub mod datapath;
 pub mod endpoints;
@@ -16,5 +17,6 @@ pub mod net;
 pub mod op;
 pub mod overlay;
 pub mod policy;
+pub mod ports;
 pub mod wired;
 pub mod workload;
