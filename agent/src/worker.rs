@@ -68,7 +68,7 @@ pub type Reply<T> = Result<T, ApiError>;
 #[derive(Debug)]
 pub enum Command {
     /// Step one of ADD.
-    Reserve(ReserveRequest, oneshot::Sender<Reply<ReserveResponse>>),
+    Reserve(Box<ReserveRequest>, oneshot::Sender<Reply<ReserveResponse>>),
     /// Step two of ADD.
     Commit(CommitRequest, oneshot::Sender<Reply<CommitResponse>>),
     /// A hint that a workload is gone.
@@ -328,7 +328,7 @@ impl Core {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Reserve(request, reply) => answer(reply, self.reserve(request)),
+            Command::Reserve(request, reply) => answer(reply, self.reserve(*request)),
             Command::Commit(request, reply) => answer(reply, self.commit(&request)),
             Command::Release(request, reply) => answer(reply, self.release(&request)),
             Command::Remove(request, reply) => self.remove(request, reply),

@@ -1,5 +1,7 @@
 //! Ports of the host that lead to workloads: from everywhere, for whom policy lets in, and for nobody else.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;

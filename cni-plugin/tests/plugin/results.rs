@@ -68,7 +68,7 @@ fn earlier_results_stay_in_front_in_the_configs_version() {
         json!([
             {"version": "4", "interface": 0, "address": "192.0.2.5/24", "gateway": "192.0.2.1"},
             {"version": "6", "interface": 0, "address": "2001:db8::5/64"},
-            {"version": "4", "interface": 2, "address": "10.255.30.7/32", "gateway": "10.255.30.1"},
+            {"version": "4", "interface": 3, "address": "10.255.30.7/32", "gateway": "10.255.30.1"},
         ])
     );
     assert_eq!(result["interfaces"][0], json!({"name": "x0", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/w"}));
@@ -87,7 +87,7 @@ fn older_results_and_gos_nulls_are_read() {
     });
     let result = printed(&json!({"name": "weft", "cniVersion": "1.0.0", "prevResult": previous}), &[]);
     assert_eq!(result["ips"][0], json!({"address": "192.0.2.5/24"}));
-    assert_eq!(result["ips"][1]["interface"], 1);
+    assert_eq!(result["ips"][1]["interface"], 2);
 }
 
 #[test]

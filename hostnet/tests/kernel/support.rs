@@ -171,6 +171,8 @@ impl Host {
             gateway: subnet.gateway(),
             gateway_mac: subnet.gateway_mac(),
             mtu: self.placement.mtu,
+            bridge: None,
+            mac: None,
         };
         self.executor.execute(&plan_host(&wiring), Some(&inside.netns())).unwrap();
         inside.executor().execute(&plan_workload(&wiring), None).unwrap();

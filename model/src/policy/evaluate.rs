@@ -170,6 +170,7 @@ mod tests {
         let cases = [
             (Remote::Itself, 6, 1, true),
             (Remote::OwnHost, 6, 1, true),
+            (Remote::Mapped, 6, 1, true),
             (Remote::OtherHost, 6, 80, false),
             (seven, 6, 80, true),
             (seven, 6, 90, true),
