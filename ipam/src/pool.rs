@@ -449,6 +449,7 @@ mod tests {
             address: None,
             identity: Identity::default(),
             group: None,
+            capabilities: weft_model::capability::Capabilities::default(),
         }
     }
 

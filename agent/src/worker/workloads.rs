@@ -56,7 +56,7 @@ impl Core {
 
     /// What is wrong with the host's network or programs affects who runs here already.
     fn limited(&self) -> ErrorCode {
-        if self.committed().is_empty() { ErrorCode::TryAgain } else { ErrorCode::Limited }
+        if self.workloads().is_empty() { ErrorCode::TryAgain } else { ErrorCode::Limited }
     }
 
     pub(super) fn ready(&mut self) -> Reply<Ready> {
