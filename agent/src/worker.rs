@@ -155,10 +155,6 @@ fn internal(message: impl Into<String>) -> ApiError {
     ApiError { code: ErrorCode::Internal, message: message.into(), details: None }
 }
 
-fn invalid(message: impl Into<String>) -> ApiError {
-    ApiError { code: ErrorCode::Invalid, message: message.into(), details: None }
-}
-
 fn try_again(message: impl Into<String>) -> ApiError {
     ApiError { code: ErrorCode::TryAgain, message: message.into(), details: None }
 }

@@ -193,13 +193,13 @@ impl Ground {
     fn refuse_less(&mut self, call: &Call, reservation: &ReserveResponse) -> Result<(), CniError> {
         let (asked, granted) = (&self.capabilities, &reservation.capabilities);
         let mapped = asked.ports.iter().all(|mapping| granted.ports.contains(mapping));
-        if reservation.committed || (mapped && asked.mac == granted.mac && asked.bandwidth == granted.bandwidth) {
+        if reservation.committed || (mapped && asked.mac == granted.mac) {
             return Ok(());
         }
         let release =
             ReleaseRequest { attachment: call.attachment.clone(), token: Some(reservation.wiring.token.clone()) };
         let said = release::tell(&self.section.socket, &release).unwrap_or_default();
-        let msg = "the weft agent does not carry out portMappings, mac or bandwidth: is weftd older than weft-cni?";
+        let msg = "the weft agent does not carry out portMappings or mac: is weftd older than weft-cni?";
         Err(CniError::new(Code::Internal, msg).details(said))
     }
 

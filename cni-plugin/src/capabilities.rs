@@ -2,12 +2,12 @@
 //! as Garden writes them (`host_port`); `null`, absent and empty are the same.
 
 use crate::args::Args;
-use crate::config::{Config, invalid, lookup, object_of, shown, text_of};
-use crate::error::{CniError, Code};
+use crate::config::{Config, invalid, lookup, object_of, text_of};
+use crate::error::CniError;
 use serde_json::{Map, Value};
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
-use weft_model::capability::{Bandwidth, Capabilities, Limit};
+use weft_model::capability::Capabilities;
 use weft_model::mac::Mac;
 use weft_model::policy::Protocol;
 use weft_model::ports::PortMapping;
@@ -21,11 +21,7 @@ type Object = Map<String, Value>;
 pub fn wanted(config: &Config, args: &Args) -> Result<Capabilities, CniError> {
     let runtime = config.object("runtimeConfig")?;
     let part = |key: &str| runtime.and_then(|runtime| lookup(runtime, key));
-    Ok(Capabilities {
-        ports: port_mappings(part("portMappings"))?,
-        mac: mac(part("mac"), args.mac.as_deref())?,
-        bandwidth: bandwidth(object_of("runtimeConfig.bandwidth", part("bandwidth"))?)?,
-    })
+    Ok(Capabilities { ports: port_mappings(part("portMappings"))?, mac: mac(part("mac"), args.mac.as_deref())? })
 }
 
 /// The result's `dns` as the runtime wants it: `servers`, `searches`, `options` of the capability.
@@ -114,42 +110,4 @@ fn mac(value: Option<&Value>, arg: Option<&str>) -> Result<Option<Mac>, CniError
     };
     let parsed = text.parse();
     parsed.map(Some).map_err(|_error| invalid(field, &text.into(), "six bytes in hexadecimal with ':' between"))
-}
-
-fn bandwidth(map: Option<&Object>) -> Result<Bandwidth, CniError> {
-    let Some(map) = map else { return Ok(Bandwidth::default()) };
-    Ok(Bandwidth { ingress: limit(map, "ingress")?, egress: limit(map, "egress")? })
-}
-
-/// Bits to bytes. As with the reference's plugin, 0 and absent mean no limit, and one needs the other.
-fn limit(map: &Object, direction: &str) -> Result<Option<Limit>, CniError> {
-    let name = |what: &str| format!("runtimeConfig.bandwidth.{direction}{what}");
-    let rate = bits(&name("Rate"), lookup(map, &format!("{direction}Rate")))?;
-    let burst = bits(&name("Burst"), lookup(map, &format!("{direction}Burst")))?;
-    let lacking = |given: &str, other: &str| {
-        let msg = format!(
-            "invalid {} {}: {} must be set too",
-            name(given),
-            shown(&lookup(map, &format!("{direction}{given}")).cloned().unwrap_or_default()),
-            name(other)
-        );
-        CniError::new(Code::InvalidConfig, msg)
-    };
-    match (rate, burst) {
-        (0, 0) => Ok(None),
-        (_, 0) => Err(lacking("Rate", "Burst")),
-        (0, _) => Err(lacking("Burst", "Rate")),
-        (rate, burst) => {
-            let burst = u32::try_from(burst.div_ceil(8))
-                .map_err(|_too_large| invalid(&name("Burst"), &burst.into(), "less than 4 GiB (34359738368 bits)"))?;
-            Ok(Some(Limit { rate: rate.div_ceil(8), burst }))
-        }
-    }
-}
-
-fn bits(field: &str, value: Option<&Value>) -> Result<u64, CniError> {
-    match value {
-        None | Some(Value::Null) => Ok(0),
-        Some(value) => value.as_u64().ok_or_else(|| invalid(field, value, "a whole number of bits (a second)")),
-    }
 }

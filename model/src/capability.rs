@@ -16,39 +16,6 @@ pub struct Capabilities {
     /// `mac`: the workload's hardware address, if not the one that comes with its IP address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
-    /// `bandwidth`.
-    #[serde(skip_serializing_if = "Bandwidth::is_unlimited")]
-    pub bandwidth: Bandwidth,
-}
-
-/// How much a workload may receive and send.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Bandwidth {
-    /// What it receives.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ingress: Option<Limit>,
-    /// What it sends.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub egress: Option<Limit>,
-}
-
-impl Bandwidth {
-    /// Whether there is no limit.
-    #[must_use]
-    pub const fn is_unlimited(&self) -> bool {
-        self.ingress.is_none() && self.egress.is_none()
-    }
-}
-
-/// A token bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Limit {
-    /// Bytes a second; not 0.
-    pub rate: u64,
-    /// Bytes at once; not 0.
-    pub burst: u32,
 }
 
 /// Why a hardware address cannot be had.

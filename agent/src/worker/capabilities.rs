@@ -1,7 +1,7 @@
 //! What workloads ask for besides their connection: checked when an address is reserved, carried out at the commit,
 //! taken back with the workload.
 
-use super::{Core, Reply, invalid};
+use super::{Core, Reply};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use weft_api::agent::{ApiError, ErrorCode};
@@ -37,15 +37,6 @@ pub(super) fn grant(
     if let Some(mac) = wanted.mac {
         let others = others.clone().map(|(other, entry)| (other, &entry.capabilities));
         check_mac(mac, others).map_err(|error| taken(error.to_string()))?;
-    }
-    if wanted
-        .bandwidth
-        .ingress
-        .into_iter()
-        .chain(wanted.bandwidth.egress)
-        .any(|limit| limit.rate == 0 || limit.burst == 0)
-    {
-        return Err(invalid("invalid bandwidth: rate and burst must be at least one byte"));
     }
     let others = others.map(|(other, entry)| (other, entry.capabilities.ports.as_slice()));
     let ports = ports::check(&wanted.ports, vxlan_port, others).map_err(|error| taken(error.to_string()))?;

@@ -6,7 +6,7 @@ use weft_cni_plugin::config::Config;
 use weft_cni_plugin::result::CniResult;
 use weft_cni_plugin::section::Section;
 use weft_cni_plugin::version::Version;
-use weft_model::capability::{Bandwidth, Capabilities, Limit};
+use weft_model::capability::Capabilities;
 use weft_model::group::Identity;
 
 macro_rules! fixture {
@@ -32,13 +32,6 @@ fn port_mappings_of_both_runtimes() {
         assert_eq!(wanted(&none), Capabilities::default());
     }
     assert_eq!(ports(&fixture!("kubernetes-chained-add")), ["tcp *:18080->8080", "udp 172.31.77.13:18053->53"]);
-}
-
-#[test]
-fn bandwidth_in_bits_is_kept_in_bytes() {
-    let Bandwidth { ingress, egress } = wanted(&fixture!("kubernetes-add")).bandwidth;
-    assert_eq!(ingress, Some(Limit { rate: 12_500_000, burst: 536_870_912 }));
-    assert_eq!(egress, Some(Limit { rate: 6_250_000, burst: 536_870_912 }));
 }
 
 #[test]
@@ -72,20 +65,6 @@ fn bad_capabilities_are_named_with_what_is_allowed() {
         ),
         (r#"{"mac":7}"#, "mac 7: must be a string"),
         (r#"{"mac":"02:00"}"#, "mac \"02:00\": must be six bytes in hexadecimal with ':' between"),
-        (r#"{"bandwidth":[]}"#, "bandwidth []: must be an object"),
-        (r#"{"bandwidth":{"ingressRate":-1}}"#, "bandwidth.ingressRate -1: must be a whole number of bits (a second)"),
-        (
-            r#"{"bandwidth":{"IngressRate":8000}}"#,
-            "bandwidth.ingressRate 8000: runtimeConfig.bandwidth.ingressBurst must be set too",
-        ),
-        (
-            r#"{"bandwidth":{"egressBurst":8000}}"#,
-            "bandwidth.egressBurst 8000: runtimeConfig.bandwidth.egressRate must be set too",
-        ),
-        (
-            r#"{"bandwidth":{"egressRate":8,"egressBurst":99999999999}}"#,
-            "bandwidth.egressBurst 99999999999: must be less than 4 GiB (34359738368 bits)",
-        ),
     ];
     for (runtime, message) in cases {
         let config = Config::parse(format!(r#"{{"name":"a","runtimeConfig":{runtime}}}"#).as_bytes()).unwrap();
