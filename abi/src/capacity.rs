@@ -23,6 +23,8 @@ pub const CIDR4: u32 = 65_536;
 pub const PEERS4: u32 = 16_384;
 /// Map `host4`.
 pub const HOST4: u32 = 4_096;
+/// Map `mapped`.
+pub const MAPPED: u32 = 16_384;
 /// Map `frag4`. The oldest give way.
 pub const FRAG4: u32 = 8_192;
 /// Map `counters`: room for reasons to come, so that counts go on when a version brings new ones.

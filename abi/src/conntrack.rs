@@ -54,6 +54,8 @@ pub mod conn_flag {
     pub const REVOKED: u8 = 8;
     /// The side that did not open the flow has answered.
     pub const ANSWERED: u8 = 16;
+    /// The flow came through a port that the host maps to the workload.
+    pub const MAPPED: u8 = 32;
 }
 
 /// Bits of [`Conn::tcp`].

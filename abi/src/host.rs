@@ -29,8 +29,11 @@ pub struct Host {
     pub allowed_per_second: u32,
     /// As `denials_burst`, for connections that passed.
     pub allowed_burst: u32,
+    /// The bit of the mark that our rules give packets from outside the overlay, and a workload's own, that come
+    /// through a mapped port, and take from all others; never one of the tag's. 0: none.
+    pub mapped_mark: u32,
     /// Zero.
-    pub reserved: [u8; 24],
+    pub reserved: [u8; 20],
 }
 
 /// Bits of [`Host::flags`].
@@ -66,8 +69,21 @@ pub mod peer_flag {
     pub const UNMANAGED: u32 = 2;
 }
 
+/// Key of map `mapped`: a port of this host that is mapped to one of its workloads. Value: one byte, 1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MappedPort {
+    /// The host's port, network byte order.
+    pub port: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
 /// Key of map `host4`: an address of this host itself, network byte order. Value: one byte, 1.
 pub type HostAddr4 = u32;
 
 const _: () = assert!(size_of::<Host>() == 64);
 const _: () = assert!(size_of::<Peer>() == 16);
+const _: () = assert!(size_of::<MappedPort>() == 4);

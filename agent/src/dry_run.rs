@@ -41,7 +41,8 @@ pub async fn print(config: Config) -> anyhow::Result<()> {
     }
     // Workloads are known to the running agent only; their ports are left out.
     let desired = desired(&placement, &peers, &BTreeMap::new());
-    let actual = kernel.snapshot(&SnapshotScope::of(&desired))?;
+    let mut actual = kernel.snapshot(&SnapshotScope::of(&desired))?;
+    actual.nft.iter_mut().flat_map(|seen| seen.sets.values_mut()).for_each(|(_, elements)| elements.clear());
     let ops = plan(&desired, &actual);
     writeln!(out, "{} change(s):", ops.len())?;
     for op in &ops {

@@ -69,7 +69,7 @@ pub async fn serve(listener: UnixListener, worker: Worker, denials: DenialFeed, 
 
 async fn reserve(State(shared): State<Shared>, body: String) -> Response {
     match parse(&body) {
-        Ok(request) => answer(shared.worker.ask(|reply| Command::Reserve(request, reply)).await),
+        Ok(request) => answer(shared.worker.ask(|reply| Command::Reserve(Box::new(request), reply)).await),
         Err(refusal) => refusal,
     }
 }

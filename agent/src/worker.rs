@@ -5,6 +5,7 @@
 //! (`network`), the kernel programs (`programs`) and the workloads' book-keeping (`collect`) to what
 //! they should be.
 
+mod capabilities;
 mod check;
 mod collect;
 mod complaints;
@@ -76,7 +77,7 @@ pub type Reply<T> = Result<T, ApiError>;
 #[derive(Debug)]
 pub enum Command {
     /// Step one of ADD.
-    Reserve(ReserveRequest, oneshot::Sender<Reply<ReserveResponse>>),
+    Reserve(Box<ReserveRequest>, oneshot::Sender<Reply<ReserveResponse>>),
     /// Step two of ADD.
     Commit(CommitRequest, oneshot::Sender<Reply<CommitResponse>>),
     /// A hint that a workload is gone.
@@ -345,7 +346,7 @@ impl Core {
             self.busy = Some(Instant::now());
         }
         match command {
-            Command::Reserve(request, reply) => answer(reply, self.reserve(request)),
+            Command::Reserve(request, reply) => answer(reply, self.reserve(*request)),
             Command::Commit(request, reply) => answer(reply, self.commit(&request)),
             Command::Release(request, reply) => answer(reply, self.release(&request)),
             Command::Remove(request, reply) => self.remove(request, reply),

@@ -21,8 +21,10 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use weft_model::capability::Capabilities;
 use weft_model::group::{HostKind, Identity};
 use weft_model::id::{Attachment, GroupId, NodeId, Tag, Token};
+use weft_model::mac::Mac;
 use weft_model::net::Subnet;
 use weft_model::workload::Wiring;
 
@@ -49,6 +51,9 @@ pub struct ReserveRequest {
     pub address: Option<Ipv4Addr>,
     /// What the runtime said of its identity.
     pub identity: Identity,
+    /// What else it asked for.
+    #[serde(default)]
+    pub capabilities: Capabilities,
 }
 
 /// The reservation; it lapses if it is not committed within two minutes and no link bears its token.
@@ -61,6 +66,9 @@ pub struct ReserveResponse {
     pub group: Option<GroupId>,
     /// Whether this attachment is committed already: ADD was called twice.
     pub committed: bool,
+    /// What of the capabilities will be carried out: all, or the agent is older than they are.
+    #[serde(default)]
+    pub capabilities: Capabilities,
 }
 
 /// Step two of ADD: the veth is there, down; attach, register, raise it.
@@ -348,4 +356,13 @@ pub struct EndpointView {
     pub generation: u32,
     /// What the runtime said of it.
     pub identity: Identity,
+    /// Interface index of its end on the host.
+    #[serde(default)]
+    pub host_ifindex: u32,
+    /// Its hardware address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Ports of the host that lead to it, its limits, the hardware address it asked for.
+    #[serde(default)]
+    pub capabilities: Capabilities,
 }

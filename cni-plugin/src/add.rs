@@ -2,6 +2,7 @@
 
 use crate::args;
 use crate::call::{Call, host, internal};
+use crate::capabilities;
 use crate::client::Agent;
 use crate::delegate::Delegate;
 use crate::environment::Command;
@@ -13,8 +14,10 @@ use crate::process::Answer;
 use crate::release;
 use crate::result::CniResult;
 use crate::section::Section;
+use serde_json::{Map, Value};
 use weft_api::agent::{CommitRequest, CommitResponse, ReleaseRequest, ReserveRequest, ReserveResponse};
 use weft_hostnet::{Executor, Netns, OpError};
+use weft_model::capability::Capabilities;
 use weft_model::group::Identity;
 use weft_model::op::Op;
 use weft_model::workload::{Wiring, host_ifname, plan_host, plan_workload};
@@ -45,6 +48,13 @@ pub fn add(call: &Call) -> Result<Answer, (CniError, String)> {
     }
 }
 
+/// What the runtime says, else the config.
+fn dns(call: &Call) -> Result<Map<String, Value>, CniError> {
+    let asked = capabilities::dns(&call.config)?;
+    let configured = call.config.object("dns")?;
+    Ok(if asked.is_empty() { configured.cloned().unwrap_or_default() } else { asked })
+}
+
 fn plain(error: CniError) -> (CniError, String) {
     (error, String::new())
 }
@@ -56,6 +66,8 @@ struct Ground {
     identity: Identity,
     ipam: Option<Delegate>,
     delegated: Option<Delegated>,
+    capabilities: Capabilities,
+    dns: Map<String, Value>,
     previous: CniResult,
     netns: Netns,
     host: Executor,
@@ -73,9 +85,10 @@ impl Ground {
         let section = Section::of(&call.config)?;
         let ipam = ipam::delegate(&call.config)?;
         let args = args::parse(&call.environment.args)?;
+        let capabilities = capabilities::wanted(&call.config, &args)?;
         let identity =
             Identity { pod_namespace: args.pod_namespace, pod_name: args.pod_name, ..call.config.identity()? };
-        call.config.object("dns")?;
+        let dns = dns(call)?;
         let previous = CniResult::previous(&call.config)?.unwrap_or_default();
         let netns = call.namespace()?;
         let mut host = host()?;
@@ -86,7 +99,9 @@ impl Ground {
             .map_err(|error| internal(&format!("cannot use netns {:?}", call.environment.netns), &error))?;
         let end = judge(link.as_ref(), &call.attachment);
         let agent = section.agent();
-        let mut ground = Self { section, agent, identity, ipam, delegated: None, previous, netns, host, inside, end };
+        let delegated = None;
+        let mut ground =
+            Self { section, agent, identity, ipam, delegated, capabilities, dns, previous, netns, host, inside, end };
         match ground.end {
             HostEnd::Absent => ground.refuse_taken(call)?,
             HostEnd::Ours { raised: true, .. } => return Err(twice(call)),
@@ -152,6 +167,7 @@ impl Ground {
             network: call.config.name().to_owned(),
             address: self.delegated.as_ref().map(|delegated| delegated.address),
             identity: self.identity.clone(),
+            capabilities: self.capabilities.clone(),
         };
         let reservation: ReserveResponse = self.agent.post("/v1/reserve", &request)?;
         if reservation.wiring.attachment != call.attachment {
@@ -159,6 +175,7 @@ impl Ground {
                 format!("the agent answered for {} instead of {}", reservation.wiring.attachment, call.attachment);
             return Err(CniError::new(Code::Internal, msg));
         }
+        self.refuse_less(call, &reservation)?;
         if self.end == HostEnd::Absent {
             return Ok(reservation);
         }
@@ -170,6 +187,20 @@ impl Ground {
             .map_err(|error| internal("cannot remove the link of an earlier ADD", &error))?;
         self.refuse_taken(call)?;
         Ok(reservation)
+    }
+
+    /// An agent that is older than this plugin does not know what it is asked for, and says so by not repeating it.
+    fn refuse_less(&mut self, call: &Call, reservation: &ReserveResponse) -> Result<(), CniError> {
+        let (asked, granted) = (&self.capabilities, &reservation.capabilities);
+        let mapped = asked.ports.iter().all(|mapping| granted.ports.contains(mapping));
+        if reservation.committed || (mapped && asked.mac == granted.mac) {
+            return Ok(());
+        }
+        let release =
+            ReleaseRequest { attachment: call.attachment.clone(), token: Some(reservation.wiring.token.clone()) };
+        let said = release::tell(&self.section.socket, &release).unwrap_or_default();
+        let msg = "the weft agent does not carry out portMappings or mac: is weftd older than weft-cni?";
+        Err(CniError::new(Code::Internal, msg).details(said))
     }
 
     fn wire(&mut self, wiring: &Wiring) -> Result<(), (CniError, Made)> {
@@ -199,10 +230,8 @@ impl Ground {
                 result.add_route(route.destination, wiring.gateway);
             }
         }
-        // Checked in `survey`.
-        let dns = call.config.object("dns").ok().flatten();
-        let dns = dns.filter(|dns| !dns.is_empty()).or(delegated.map(|delegated| &delegated.dns));
-        result.set_dns(dns, &commit.dns_servers);
+        let dns = delegated.map(|delegated| &delegated.dns).filter(|_theirs| self.dns.is_empty());
+        result.set_dns(dns.unwrap_or(&self.dns), &commit.dns_servers);
         result.to_json(call.version)
     }
 

@@ -10,11 +10,13 @@ pub struct Args {
     pub pod_namespace: Option<String>,
     /// `K8S_POD_NAME`
     pub pod_name: Option<String>,
+    /// `MAC`: the hardware address the workload must have.
+    pub mac: Option<String>,
 }
 
 /// Known, though not all are used: the rest is an error unless `IgnoreUnknown` is set.
-const KNOWN: [&str; 5] =
-    ["IgnoreUnknown", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"];
+const KNOWN: [&str; 6] =
+    ["IgnoreUnknown", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "MAC"];
 
 /// Reads them.
 ///
@@ -49,5 +51,5 @@ pub fn parse(text: &str) -> Result<Args, CniError> {
         return Err(fail(format!("ARGS: unknown args [{}]", unknown.join(" "))));
     }
     let take = |key| pairs.get(key).filter(|value| !value.is_empty()).map(ToString::to_string);
-    Ok(Args { pod_namespace: take("K8S_POD_NAMESPACE"), pod_name: take("K8S_POD_NAME") })
+    Ok(Args { pod_namespace: take("K8S_POD_NAMESPACE"), pod_name: take("K8S_POD_NAME"), mac: take("MAC") })
 }

@@ -138,7 +138,7 @@ pub(crate) fn lookup<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a V
         .filter(|value| !value.is_null())
 }
 
-fn object_of<'a>(field: &str, value: Option<&'a Value>) -> Result<Option<&'a Map<String, Value>>, CniError> {
+pub(crate) fn object_of<'a>(field: &str, value: Option<&'a Value>) -> Result<Option<&'a Map<String, Value>>, CniError> {
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Object(map)) => Ok(Some(map)),
@@ -146,7 +146,7 @@ fn object_of<'a>(field: &str, value: Option<&'a Value>) -> Result<Option<&'a Map
     }
 }
 
-fn text_of(field: &str, value: Option<&Value>) -> Result<Option<String>, CniError> {
+pub(crate) fn text_of(field: &str, value: Option<&Value>) -> Result<Option<String>, CniError> {
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),

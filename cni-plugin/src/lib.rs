@@ -8,6 +8,7 @@
 pub mod add;
 pub mod args;
 pub mod call;
+pub mod capabilities;
 pub mod check;
 pub mod client;
 pub mod config;

@@ -107,8 +107,16 @@ impl CniResult {
         &self.dns
     }
 
-    /// Adds what was wired: the host's end, the workload's end, its address and routes.
+    /// Adds what was wired: the host's bridge, the host's end, the workload's end, its address and routes.
     pub fn add_workload(&mut self, wiring: &Wiring, sandbox: &str) {
+        if let Some(bridge) = &wiring.bridge {
+            self.interfaces.push(Interface {
+                name: bridge.to_string(),
+                mac: wiring.gateway_mac.to_string(),
+                mtu: Some(wiring.mtu),
+                ..Interface::default()
+            });
+        }
         self.interfaces.push(Interface {
             name: wiring.host_ifname().to_string(),
             mac: wiring.host_mac().to_string(),
@@ -142,10 +150,10 @@ impl CniResult {
         ]));
     }
 
-    /// Sets DNS: the config's `dns`, else the agent's servers, else what earlier plugins said.
-    pub fn set_dns(&mut self, config: Option<&Map<String, Value>>, servers: &[Ipv4Addr]) {
-        if let Some(dns) = config.filter(|dns| !dns.is_empty()) {
-            self.dns = dns.clone();
+    /// Sets DNS: what the runtime or the config says, else the agent's servers, else what earlier plugins said.
+    pub fn set_dns(&mut self, asked: &Map<String, Value>, servers: &[Ipv4Addr]) {
+        if !asked.is_empty() {
+            self.dns = asked.clone();
         } else if !servers.is_empty() {
             let servers = servers.iter().map(|ip| Value::from(ip.to_string())).collect();
             self.dns = Map::from_iter([("nameservers".to_owned(), Value::Array(servers))]);

@@ -72,7 +72,7 @@ const fn stateful(layout: MapLayout) -> MapLayout {
 }
 
 /// Every map of the object, at the sizes asked for.
-pub(crate) fn maps(sizes: &MapSizes) -> [MapLayout; 15] {
+pub(crate) fn maps(sizes: &MapSizes) -> [MapLayout; 16] {
     let mut maps = MAPS;
     for layout in &mut maps {
         layout.max_entries = size_of_map(layout.name, sizes).unwrap_or(layout.max_entries);
@@ -96,7 +96,7 @@ pub(crate) const CONNECTIONS: [&str; 3] = ["ct_est4", "ct_short4", "ct_more4"];
 
 /// Every map of the object, as it says itself. One whose form changes, key or value or what they mean, gets another name; then
 /// [`weft_abi::LAYOUT_VERSION`] changes too.
-pub(crate) const MAPS: [MapLayout; 15] = [
+pub(crate) const MAPS: [MapLayout; 16] = [
     stateful(map::<u32, weft_abi::Endpoint>("ep", weft_abi::MAX_SLOTS)),
     stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_est4", capacity::CT_EST4)),
     stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_short4", capacity::CT_SHORT4)),
@@ -109,6 +109,7 @@ pub(crate) const MAPS: [MapLayout; 15] = [
     stateful(trie::<weft_abi::CidrKey4, u32>("cidr4", capacity::CIDR4)),
     trie::<weft_abi::PeerKey4, weft_abi::Peer>("peers4", capacity::PEERS4),
     map::<weft_abi::HostAddr4, u8>("host4", capacity::HOST4),
+    map::<weft_abi::MappedPort, u8>("mapped", capacity::MAPPED),
     map::<u32, u64>("counters", capacity::COUNTERS),
     map::<(), ()>("denials", capacity::DENIALS),
     map::<weft_abi::DenialPair, weft_abi::DenialBucket>("denial_limit", capacity::DENIAL_LIMIT),

@@ -25,6 +25,7 @@ use std::path::Path;
 use weft_abi::{FlowShares, host_flag};
 use weft_model::datapath::{Endpoint, Host, MAX_SET_ID, MapOp, MapSizes, SetId, Surroundings};
 use weft_model::id::Slot;
+use weft_model::ports::mapped_mark;
 
 /// The programs and maps of this host.
 pub struct Datapath {
@@ -119,6 +120,7 @@ impl Datapath {
             surroundings: SurroundingsMaps {
                 peers: map(&mut programs, "peers4")?,
                 addresses: map(&mut programs, "host4")?,
+                mapped: map(&mut programs, "mapped")?,
             },
             connections: Connections {
                 established: map(&mut programs, "ct_est4")?,
@@ -236,6 +238,8 @@ impl Datapath {
             MapOp::RemovePeer(subnet) => self.surroundings.remove_peer(*subnet)?,
             MapOp::PutHostAddress(ip) => self.surroundings.put_address(*ip)?,
             MapOp::RemoveHostAddress(ip) => self.surroundings.remove_address(*ip)?,
+            MapOp::PutMappedPort(protocol, port) => self.surroundings.put_mapped(*protocol, *port)?,
+            MapOp::RemoveMappedPort(protocol, port) => self.surroundings.remove_mapped(*protocol, *port)?,
         }
         Ok(())
     }
@@ -390,7 +394,8 @@ fn encode_host(host: &Host) -> Result<weft_abi::Host, DatapathError> {
         denials_burst: host.denials_burst,
         allowed_per_second: host.allowed.map_or(0, |rate| rate.per_second),
         allowed_burst: host.allowed.map_or(0, |rate| rate.burst),
-        reserved: [0; 24],
+        mapped_mark: mapped_mark(host.mark_shift),
+        reserved: [0; 20],
     })
 }
 

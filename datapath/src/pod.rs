@@ -15,4 +15,4 @@ macro_rules! pod {
     )+};
 }
 
-pod!(Conn, ConnKey4, FlowShares, Share, Host, PolicyKey, PolicyValue, RangeKey, CidrKey4, Peer, SkbLayout);
+pod!(Conn, ConnKey4, FlowShares, Share, Host, PolicyKey, PolicyValue, RangeKey, CidrKey4, MappedPort, Peer, SkbLayout);

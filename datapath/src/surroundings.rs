@@ -1,4 +1,4 @@
-//! Peers and the host's own addresses in the maps.
+//! Peers, the host's own addresses and its mapped ports in the maps.
 
 use crate::error::DatapathError;
 use crate::pod::Raw;
@@ -6,8 +6,9 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData, MapError};
 use ipnetwork::Ipv4Network;
 use std::net::Ipv4Addr;
-use weft_abi::{Peer, capacity, peer_flag};
+use weft_abi::{MappedPort, Peer, capacity, peer_flag, proto};
 use weft_model::datapath::{PeerHost, Surroundings};
+use weft_model::policy::Protocol;
 
 /// An address as it stands in a packet.
 pub(crate) fn wire(address: Ipv4Addr) -> u32 {
@@ -19,10 +20,11 @@ pub(crate) fn address(wire: u32) -> Ipv4Addr {
     Ipv4Addr::from(wire.to_ne_bytes())
 }
 
-/// Maps `peers4` and `host4`.
+/// Maps `peers4`, `host4` and `mapped`.
 pub(crate) struct SurroundingsMaps {
     pub(crate) peers: LpmTrie<MapData, u32, Raw<Peer>>,
     pub(crate) addresses: HashMap<MapData, u32, u8>,
+    pub(crate) mapped: HashMap<MapData, Raw<MappedPort>, u8>,
 }
 
 impl SurroundingsMaps {
@@ -52,6 +54,17 @@ impl SurroundingsMaps {
         gone(self.addresses.remove(&wire(ip)), "host4")
     }
 
+    pub(crate) fn put_mapped(&mut self, protocol: Protocol, port: u16) -> Result<(), DatapathError> {
+        let written = self.mapped.insert(Raw(mapped_key(protocol, port)), 1, 0);
+        written.map_err(|source| {
+            full_or_failed("mapped", capacity::MAPPED, source, || format!("mapped port {protocol} {port}"))
+        })
+    }
+
+    pub(crate) fn remove_mapped(&mut self, protocol: Protocol, port: u16) -> Result<(), DatapathError> {
+        gone(self.mapped.remove(&Raw(mapped_key(protocol, port))), "mapped")
+    }
+
     /// What the maps hold.
     pub(crate) fn read(&self) -> Result<Surroundings, DatapathError> {
         let mut found = Surroundings::default();
@@ -74,8 +87,17 @@ impl SurroundingsMaps {
             let key = key.map_err(|source| DatapathError::Map { map: "host4", source })?;
             found.host_addresses.insert(address(key));
         }
+        for key in self.mapped.keys() {
+            let Raw(key) = key.map_err(|source| DatapathError::Map { map: "mapped", source })?;
+            let protocol = if key.proto == proto::TCP { Protocol::Tcp } else { Protocol::Udp };
+            found.mapped_ports.insert((protocol, u16::from_be(key.port)));
+        }
         Ok(found)
     }
+}
+
+fn mapped_key(protocol: Protocol, port: u16) -> MappedPort {
+    MappedPort { port: port.to_be(), proto: protocol.number(), reserved: 0 }
 }
 
 fn key(subnet: Ipv4Network) -> Key<u32> {

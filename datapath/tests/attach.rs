@@ -326,7 +326,7 @@ fn a_folder_that_is_no_bpffs_is_said_clearly() {
 fn maps_tell_their_size() {
     let bench = Bench::new(vec![]);
     let memory = bench.datapath.map_memory().unwrap();
-    assert_eq!(memory.len(), 15);
+    assert_eq!(memory.len(), 16);
     let total: u64 = memory.values().sum();
     assert!((1 << 20..64 << 20).contains(&total), "{memory:?}");
 }

@@ -124,7 +124,13 @@ fn policy_set() -> impl Strategy<Value = PolicySet> {
 }
 
 /// The other side: address, mark, where it entered the host, and what that makes it.
-type Origin = (Ipv4Addr, u16, u32, Remote);
+type Origin = (Ipv4Addr, u32, u32, Remote);
+
+const MAPPED: u32 = weft_model::ports::mapped_mark(SHIFT);
+
+fn mark(tag: u16) -> u32 {
+    u32::from(tag) << SHIFT
+}
 
 fn outside() -> impl Strategy<Value = Ipv4Addr> {
     let addresses =
@@ -135,14 +141,16 @@ fn outside() -> impl Strategy<Value = Ipv4Addr> {
 fn origin() -> impl Strategy<Value = Origin> {
     let tag = prop::sample::select(&TAGS[..]);
     prop_oneof![
-        1 => Just((GATEWAY, OWN_TAG, 1, Remote::Itself)),
+        1 => Just((GATEWAY, mark(OWN_TAG), 1, Remote::Itself)),
         1 => Just((HOST, 0, 0, Remote::OwnHost)),
         1 => Just((REMOTE_VTEP, 0, 1, Remote::OtherHost)),
-        3 => tag.prop_map(|tag| (REMOTE, tag, 1, Remote::Tagged(Tag::new(tag).unwrap()))),
+        3 => tag.prop_map(|tag| (REMOTE, mark(tag), 1, Remote::Tagged(Tag::new(tag).unwrap()))),
         1 => Just((NEIGHBOUR, 0, 1, Remote::Nobody)),
         1 => Just((PLAIN, 0, 1, Remote::Nobody)),
         1 => Just((FLANNEL, 0, 1, Remote::Address(FLANNEL))),
         3 => outside().prop_map(|ip| (ip, 0, 1, Remote::Address(ip))),
+        1 => outside().prop_map(|ip| (ip, MAPPED, 1, Remote::Mapped)),
+        1 => Just((GATEWAY, MAPPED, 1, Remote::Mapped)),
     ]
 }
 
@@ -245,9 +253,9 @@ impl Subject {
     fn check(&mut self, set: &PolicySet, case: &Case) -> Result<(), TestCaseError> {
         self.unique = self.unique.checked_add(1).unwrap_or(1024);
         let (direction, remote, asked, outcome) = match *case {
-            Case::In((source, tag, ingress, remote), asked) => {
+            Case::In((source, mark, ingress, remote), asked) => {
                 let frame = received(&packet(source, OWN, asked, self.unique));
-                let outcome = self.bench.probe(Program::ToWorkload, &frame, u32::from(tag) << SHIFT, ingress);
+                let outcome = self.bench.probe(Program::ToWorkload, &frame, mark, ingress);
                 (Direction::Ingress, remote, asked, outcome)
             }
             Case::Out((destination, remote), asked) => {
@@ -336,7 +344,7 @@ fn expected() -> BTreeMap<String, u32> {
         }
         expect(&format!("{direction} Open"), 100);
     }
-    for remote in ["Itself", "OwnHost", "OtherHost", "Tagged", "Nobody", "Address"] {
+    for remote in ["Itself", "OwnHost", "Mapped", "OtherHost", "Tagged", "Nobody", "Address"] {
         expect(&format!("Ingress {remote}"), 100);
     }
     for remote in ["OwnHost", "OtherHost", "Nobody", "Address"] {

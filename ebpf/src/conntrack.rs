@@ -153,16 +153,22 @@ impl Passage<'_> {
             port,
             tag: identity.tag,
             own_host: identity.own_host.into(),
+            mapped: identity.mapped.into(),
             direction,
             proto: self.packet.proto,
             flags: self.local.head.flags,
+            reserved: [0; 3],
         }
     }
 }
 
 #[inline(always)]
 fn identity(conn: &Conn) -> Identity {
-    Identity { tag: conn.remote_tag, own_host: conn.flags & conn_flag::OWN_HOST != 0 }
+    Identity {
+        tag: conn.remote_tag,
+        own_host: conn.flags & conn_flag::OWN_HOST != 0,
+        mapped: conn.flags & conn_flag::MAPPED != 0,
+    }
 }
 
 /// A packet of a known flow.
@@ -213,7 +219,7 @@ fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32)
     let request = passage.request_of(opened, key.remote, port, identity(conn));
     let Ruling { rule, refused } = judge(&request);
     let allowed = refused == Reason::Passed as u8;
-    let stay = conn.flags & (conn_flag::LOCAL_OPENED | conn_flag::OWN_HOST | conn_flag::ANSWERED);
+    let stay = conn.flags & (conn_flag::LOCAL_OPENED | conn_flag::OWN_HOST | conn_flag::ANSWERED | conn_flag::MAPPED);
     let audit = passage.local.has(flag::AUDIT);
     let was_revoked = conn.flags & conn_flag::REVOKED != 0;
     conn.rule = rule;
@@ -248,6 +254,9 @@ fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Resul
     let mut flags = if passage.direction == direction::EGRESS { conn_flag::LOCAL_OPENED } else { 0 };
     if passage.identity.own_host {
         flags |= conn_flag::OWN_HOST;
+    }
+    if passage.identity.mapped {
+        flags |= conn_flag::MAPPED;
     }
     if refused != Reason::Passed as u8 {
         if !passage.local.has(flag::AUDIT) {

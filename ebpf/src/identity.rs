@@ -1,8 +1,8 @@
 //! Who the other side is: `model::policy::Remote` as a packet shows it.
 
-use crate::maps::{CIDR4, HOST4, PEERS4};
+use crate::maps::{CIDR4, HOST4, MAPPED, PEERS4};
 use aya_ebpf::maps::lpm_trie::Key;
-use weft_abi::{CidrKey4, Endpoint, Host, Peer, peer, peer_flag};
+use weft_abi::{CidrKey4, Endpoint, Host, MappedPort, Peer, peer, peer_flag};
 
 /// What a packet tells of its remote side, besides the address.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -11,6 +11,13 @@ pub(crate) struct Identity {
     pub(crate) tag: u16,
     /// Sent by the workload's own host.
     pub(crate) own_host: bool,
+    /// Through a port that the host maps to the workload.
+    pub(crate) mapped: bool,
+}
+
+impl Identity {
+    /// What a packet of a workload shows of the other side.
+    pub(crate) const UNKNOWN: Self = Self { tag: 0, own_host: false, mapped: false };
 }
 
 /// The other side, as rules name it.
@@ -18,6 +25,8 @@ pub(crate) struct Identity {
 pub(crate) enum Remote {
     Itself,
     OwnHost,
+    /// Through a mapped port: the outside that comes in by one, or the workload's own host reached at one.
+    Mapped,
     OtherHost,
     /// [`peer::tag`], [`peer::class`], [`peer::NOBODY`] or [`peer::WORLD`].
     Named(u32),
@@ -38,6 +47,14 @@ pub(crate) fn tag_of(host: &Host, mark: u32, source: u32) -> u16 {
     if in_overlay(host, source) { (mark >> (host.mark_shift & 31)) as u16 } else { 0 }
 }
 
+/// Whether a packet for the workload came through one of its mapped ports. Our rules say so, after all others,
+/// to what the host routes or bridges; of workloads, whose packets our programs mark, only to what one sends to
+/// itself, which shows the gateway's address.
+#[inline(always)]
+pub(crate) fn through_mapped_port(host: &Host, mark: u32, source: u32) -> bool {
+    mark & host.mapped_mark != 0 && (!in_overlay(host, source) || source == host.gateway)
+}
+
 #[inline(always)]
 pub(crate) fn in_overlay(host: &Host, address: u32) -> bool {
     address & host.overlay_mask == host.overlay
@@ -56,6 +73,9 @@ pub(crate) fn opener(parties: &Parties, address: u32, identity: Identity) -> Rem
     if identity.own_host {
         return Remote::OwnHost;
     }
+    if identity.mapped {
+        return Remote::Mapped;
+    }
     // A workload that reaches itself through a service shows its own address or, masqueraded,
     // the gateway's; its tag came along. Without the tag, the address could be forged.
     let own = address == parties.endpoint.ip4 || (address == parties.host.gateway && identity.tag != 0);
@@ -70,8 +90,13 @@ pub(crate) fn opener(parties: &Parties, address: u32, identity: Identity) -> Rem
 
 /// Whom the workload opens a connection to. Its tag is not known here.
 #[inline(always)]
-pub(crate) fn target(parties: &Parties, address: u32) -> Remote {
-    if is_own_host(parties.host, address) { Remote::OwnHost } else { by_address(parties, address) }
+pub(crate) fn target(parties: &Parties, address: u32, proto: u8, port: u16) -> Remote {
+    if !is_own_host(parties.host, address) {
+        return by_address(parties, address);
+    }
+    // What answers there is a workload, which is judged at its own veth.
+    let key = MappedPort { port, proto, reserved: 0 };
+    if MAPPED.get_ptr(key).is_some() { Remote::Mapped } else { Remote::OwnHost }
 }
 
 /// Whether an address is this host's own.

@@ -2,7 +2,7 @@
 
 use crate::conntrack::{self, Passage};
 use crate::denial::{Refusal, count};
-use crate::identity::{Identity, tag_of};
+use crate::identity::{Identity, tag_of, through_mapped_port};
 use crate::local::{Local, ingress_ifindex, mark};
 use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4};
 use crate::{arp, fragment, icmp};
@@ -29,7 +29,8 @@ pub(crate) fn judge(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal>
             let own_host = ingress_ifindex(ctx) == 0;
             let tag = if own_host { 0 } else { tag_of(local.host, packet.mark, packet.source) };
             packet.source_tag = tag;
-            check_flow(ctx, &local, packet, Identity { tag, own_host })?;
+            let mapped = !own_host && through_mapped_port(local.host, packet.mark, packet.source);
+            check_flow(ctx, &local, packet, Identity { tag, own_host, mapped })?;
         }
         _ => return Err(Reason::EtherType.into()),
     }

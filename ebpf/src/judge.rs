@@ -20,11 +20,13 @@ pub(crate) struct Request {
     /// The identity's.
     pub(crate) tag: u16,
     pub(crate) own_host: u8,
+    pub(crate) mapped: u8,
     /// [`direction`]: EGRESS if the workload opened it.
     pub(crate) direction: u8,
     pub(crate) proto: u8,
     /// [`flag`]s of the endpoint.
     pub(crate) flags: u8,
+    pub(crate) reserved: [u8; 3],
 }
 
 impl Request {
@@ -84,9 +86,9 @@ fn rule(parties: &Parties, request: &Request) -> Ruling {
         if !request.has(flag::ISOLATED | flag::INGRESS_TIERS) {
             return Ruling::OPEN;
         }
-        let identity = Identity { tag: request.tag, own_host: request.own_host != 0 };
+        let identity = Identity { tag: request.tag, own_host: request.own_host != 0, mapped: request.mapped != 0 };
         match opener(parties, request.remote, identity) {
-            Remote::Itself | Remote::OwnHost => return Ruling::OPEN,
+            Remote::Itself | Remote::OwnHost | Remote::Mapped => return Ruling::OPEN,
             Remote::OtherHost if request.has(flag::HOSTS_MAY_REACH) => return Ruling::OPEN,
             remote => (remote, Reason::Passed as u8),
         }
@@ -94,7 +96,10 @@ fn rule(parties: &Parties, request: &Request) -> Ruling {
         if !request.has(flag::EGRESS_RULES | flag::HOST_LISTED_ONLY) {
             return Ruling::OPEN;
         }
-        let remote = target(parties, request.remote);
+        let remote = target(parties, request.remote, request.proto, request.port);
+        if remote == Remote::Mapped {
+            return Ruling::OPEN;
+        }
         let closed = remote == Remote::OwnHost && request.has(flag::HOST_LISTED_ONLY);
         (remote, if closed { Reason::HostAccess as u8 } else { Reason::Passed as u8 })
     };
@@ -102,7 +107,7 @@ fn rule(parties: &Parties, request: &Request) -> Ruling {
         Remote::OwnHost => peer::HOST,
         Remote::OtherHost => peer::NODE,
         Remote::Named(name) => name,
-        Remote::Itself => peer::NOBODY,
+        Remote::Itself | Remote::Mapped => peer::NOBODY,
     };
     let winners = find(request, name);
     if let Some(ruling) = ruling(winners[tier::ADMIN]) {

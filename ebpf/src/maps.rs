@@ -4,8 +4,8 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use weft_abi::{
-    CidrKey4, Conn, ConnKey4, DenialBucket, DenialPair, Endpoint, Frag, FragKey4, Host, HostAddr4, MAX_SLOTS, Peer,
-    PeerKey4, PolicyKey, PolicyValue, RangeKey, Share, capacity,
+    CidrKey4, Conn, ConnKey4, DenialBucket, DenialPair, Endpoint, Frag, FragKey4, Host, HostAddr4, MAX_SLOTS,
+    MappedPort, Peer, PeerKey4, PolicyKey, PolicyValue, RangeKey, Share, capacity,
 };
 
 /// Endpoints by slot. Mapped into the agent's memory, so that an endpoint's head is one store.
@@ -41,6 +41,9 @@ pub(crate) static PEERS4: LpmTrie<PeerKey4, Peer> = LpmTrie::with_max_entries(ca
 
 #[map(name = "host4")]
 pub(crate) static HOST4: HashMap<HostAddr4, u8> = HashMap::with_max_entries(capacity::HOST4, BPF_F_NO_PREALLOC);
+
+#[map(name = "mapped")]
+pub(crate) static MAPPED: HashMap<MappedPort, u8> = HashMap::with_max_entries(capacity::MAPPED, BPF_F_NO_PREALLOC);
 
 #[map(name = "frag4")]
 pub(crate) static FRAG4: LruHashMap<FragKey4, Frag> = LruHashMap::with_max_entries(capacity::FRAG4, 0);

@@ -30,6 +30,7 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
     if !arp::same_mac(frame.source, local.endpoint.mac) {
         return Err(Reason::SpoofedMac.into());
     }
+    check_receiver(&local, frame.destination, packet.mark)?;
     match frame.kind {
         _ if has_vlan(ctx) => return Err(Reason::EtherType.into()),
         ARP => {
@@ -54,6 +55,19 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Frames go to the gateway, or to everybody, of whom the bridge floods none: between its ports the bridge only
+/// forwards what netfilter readdressed (br_netfilter with NAT), thus after this look. Our own answers go back to
+/// whoever sent what was denied.
+#[inline(always)]
+fn check_receiver(local: &Local, receiver: [u16; 3], mark: u32) -> Result<(), Reason> {
+    let [a, b, c, d] = local.host.gateway.to_ne_bytes();
+    let group = receiver[0].to_ne_bytes()[0] & 1 != 0;
+    if group || mark == INJECTED_MARK || arp::same_mac(receiver, [0xaa, 0xaa, a, b, c, d]) {
+        return Ok(());
+    }
+    Err(Reason::WrongDestination)
+}
+
 /// Our own answer to a packet that was denied on its way to the workload. A workload with CAP_BPF can
 /// forge the mark (`bpf_redirect_peer` keeps it): with it, nothing passes but what we send.
 #[inline(always)]
@@ -75,6 +89,7 @@ fn check_addresses(local: &Local, packet: &Packet, first_byte: u8) -> Result<(),
     if first_byte & 1 != 0 || destination >> 28 == 0xe || destination == u32::MAX {
         return Err(Reason::Multicast);
     }
+    // The bridge takes 127.0.0.0/8 for the host's own, so that answers find back to it through mapped ports.
     if matches!(destination >> 24, 0 | 127 | 240..=255) {
         return Err(Reason::Martian);
     }
@@ -113,8 +128,7 @@ fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet) -> Result<(), Ref
     if packet.is_icmp_error() && icmp::quotes_known_flow(ctx, local, packet, EGRESS) {
         return Ok(());
     }
-    let identity = Identity { tag: 0, own_host: false };
-    conntrack::pass(&Passage { local, packet, direction: EGRESS, identity })?;
+    conntrack::pass(&Passage { local, packet, direction: EGRESS, identity: Identity::UNKNOWN })?;
     if packet.part == Part::First {
         fragment::remember(local, packet, EGRESS)?;
     }

@@ -3,11 +3,11 @@
 use crate::error::{Error, OpError, Refusal};
 use crate::netlink::{Connection, MAX_BATCH, Request};
 use crate::netns::Netns;
-use crate::{nft, others, request, sysctl};
+use crate::{conntrack, nft, others, request, sysctl};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use weft_model::id::IfName;
-use weft_model::op::{NftTable, Op, ROUTE_PROTOCOL, Route, Veth};
+use weft_model::op::{Op, ROUTE_PROTOCOL, Route, Veth};
 
 /// The nftables table of ours.
 const DEFAULT_TABLE: &str = "weft";
@@ -148,8 +148,10 @@ impl<'a> Run<'a> {
             Op::ReplaceRoute(route) => self.on(index, &route.link, |link| request::create_route(link, route)),
             Op::DeleteRoute(route) => self.push(index, request::delete_route(route)),
             Op::SetSysctl(key, value) => self.set_sysctl(index, key, value),
-            Op::PutNft(table) => self.put_nft(index, table),
             Op::AcceptForward { table, bridge } => self.accept_forward(index, table, bridge),
+            Op::PutNft(table) => self.nft(index, |name| nft::replace(name, table)),
+            Op::ChangeNftElements { delete, add } => self.nft(index, |name| nft::change(name, delete, add)),
+            Op::FlushConnections(all) => self.nft(index, |_table| conntrack::flush(all)),
         }
     }
 
@@ -189,10 +191,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn put_nft(&mut self, index: usize, table: &NftTable) {
+    /// For what is no netlink of routes: what netfilter is told.
+    fn nft(&mut self, index: usize, work: impl FnOnce(&str) -> Result<(), String> + Send) {
         self.flush();
         let name = &self.executor.nft_table;
-        match self.executor.namespace.run(|| nft::replace(name, table)) {
+        match self.executor.namespace.run(|| work(name)) {
             Ok(Ok(())) => {}
             Ok(Err(text)) => self.fail(index, text, None),
             Err(error) => self.fail(index, error.to_string(), None),
@@ -349,6 +352,8 @@ fn means_done(op: &Op, refusal: &Refusal) -> bool {
         | Op::ReplaceRoute(_)
         | Op::SetSysctl(..)
         | Op::PutNft(_)
-        | Op::AcceptForward { .. } => false,
+        | Op::AcceptForward { .. }
+        | Op::ChangeNftElements { .. }
+        | Op::FlushConnections(_) => false,
     }
 }

@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+mod conntrack;
 mod error;
 mod executor;
 mod inside;

@@ -2,14 +2,14 @@
 
 use crate::error::Error;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use weft_model::id::IfName;
-use weft_model::op::NftTable;
+use weft_model::op::{NftElement, NftTable};
 use weft_model::others::Forward;
-use weft_model::overlay::rule_id;
+use weft_model::overlay::{NftSeen, rule_id};
 
 /// What our rules' comments begin with; their id follows.
 const COMMENT: &str = "weft:";
@@ -19,6 +19,16 @@ const COMMENT: &str = "weft:";
 pub(crate) fn script(name: &str, table: &NftTable) -> String {
     // `delete` fails on a table that is not there; `add` does not mind one that is.
     let mut text = format!("add table ip {name}\ndelete table ip {name}\ntable ip {name} {{\n");
+    for set in &table.sets {
+        let (what, kind) = if set.is_map() { ("map", set.kind) } else { ("set", set.kind) };
+        // Writing to a String cannot fail.
+        writeln!(text, "  {what} {} {{\n    type {kind}", set.name).unwrap_or_default();
+        if !set.elements.is_empty() {
+            let elements: Vec<&str> = set.elements.iter().map(String::as_str).collect();
+            writeln!(text, "    elements = {{ {} }}", elements.join(", ")).unwrap_or_default();
+        }
+        text.push_str("  }\n");
+    }
     for chain in &table.chains {
         text.push_str("  chain ");
         text.push_str(chain.name);
@@ -26,7 +36,6 @@ pub(crate) fn script(name: &str, table: &NftTable) -> String {
         text.push_str(chain.hook);
         text.push('\n');
         for rule in &chain.rules {
-            // Writing to a String cannot fail.
             writeln!(text, "    {rule} comment \"{COMMENT}{}\"", rule_id(rule)).unwrap_or_default();
         }
         text.push_str("  }\n");
@@ -40,9 +49,24 @@ pub(crate) fn replace(name: &str, table: &NftTable) -> Result<(), String> {
     run(&["-f", "-"], &script(name, table)).map(drop)
 }
 
-/// Rule ids by chain in the calling thread's namespace; `None`: no such table. What is not as we make
+/// Changes elements in the calling thread's namespace, in one transaction. What is to go is put before: deleting
+/// what is not there would fail.
+pub(crate) fn change(name: &str, delete: &[NftElement], add: &[NftElement]) -> Result<(), String> {
+    let mut text = String::new();
+    let mut line = |verb: &str, (set, element): &NftElement| {
+        writeln!(text, "{verb} element ip {name} {set} {{ {element} }}").unwrap_or_default();
+    };
+    for element in delete {
+        line("add", element);
+        line("delete", element);
+    }
+    add.iter().for_each(|element| line("add", element));
+    run(&["-f", "-"], &text).map(drop)
+}
+
+/// The table in the calling thread's namespace; `None`: no such table. What is not as we make
 /// it (a rule without our comment, a chain whose policy is not `accept`) has a text that is no id.
-pub(crate) fn read(name: &str) -> Result<Option<BTreeMap<String, Vec<String>>>, Error> {
+pub(crate) fn read(name: &str) -> Result<Option<NftSeen>, Error> {
     let listed = match run(&["-j", "list", "table", "ip", name], "") {
         Ok(text) => text,
         Err(text) if text.contains("No such file or directory") => return Ok(None),
@@ -51,8 +75,13 @@ pub(crate) fn read(name: &str) -> Result<Option<BTreeMap<String, Vec<String>>>, 
     let malformed = |detail: &str| Error::Nft(format!("cannot read what nft -j printed: {detail}"));
     let listed: Value = serde_json::from_str(&listed).map_err(|error| malformed(&error.to_string()))?;
     let objects = listed["nftables"].as_array().ok_or_else(|| malformed("no list `nftables`"))?;
-    let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let NftSeen { mut chains, mut sets } = NftSeen::default();
     for object in objects {
+        for set in [&object["set"], &object["map"]] {
+            if let Some(name) = set["name"].as_str() {
+                sets.insert(name.to_owned(), set_seen(set));
+            }
+        }
         if let Some(chain) = object["chain"]["name"].as_str() {
             let rules = chains.entry(chain.to_owned()).or_default();
             match object["chain"]["policy"].as_str() {
@@ -65,7 +94,30 @@ pub(crate) fn read(name: &str) -> Result<Option<BTreeMap<String, Vec<String>>>, 
             chains.entry(chain.to_owned()).or_default().push(id.unwrap_or("foreign").to_owned());
         }
     }
-    Ok(Some(chains))
+    Ok(Some(NftSeen { chains, sets }))
+}
+
+/// Type and elements as [`weft_model::op::NftSet`] has them. Elements of other shapes than ours read as something
+/// that is none of ours.
+fn set_seen(set: &Value) -> (String, BTreeSet<String>) {
+    let kind = match set["map"].as_str() {
+        Some(data) => format!("{} : {data}", concatenation(&set["type"])),
+        None => concatenation(&set["type"]),
+    };
+    let elements = set["elem"].as_array().into_iter().flatten();
+    let element = |element: &Value| match element.as_array().map(Vec::as_slice) {
+        Some([key, data]) => format!("{} : {}", concatenation(key), concatenation(data)),
+        _ => concatenation(element),
+    };
+    (kind, elements.map(element).collect())
+}
+
+fn concatenation(value: &Value) -> String {
+    match (value.as_array().or_else(|| value["concat"].as_array()), value.as_str()) {
+        (Some(parts), _) => parts.iter().map(concatenation).collect::<Vec<_>>().join(" . "),
+        (None, Some(text)) => text.to_owned(),
+        (None, None) => value.to_string(),
+    }
 }
 
 /// Chains at hook forward, but our table's, that drop what they do not accept: by their policy, or by their last

@@ -38,7 +38,7 @@ pub struct LinkInfo {
     pub alias: Option<String>,
     /// What it is.
     pub kind: LinkKind,
-    /// Whether it is a bridge port that is isolated and neither learns nor floods.
+    /// Whether it is a bridge port that neither learns nor floods, but sends back what came from it (hairpin).
     pub guarded_port: bool,
 }
 
@@ -257,12 +257,12 @@ fn vxlan_kind(attributes: &[InfoVxlan]) -> LinkKind {
 
 fn is_guarded(settings: &[InfoBridgePort]) -> bool {
     let wanted = [
-        InfoBridgePort::Isolated(true),
+        InfoBridgePort::Isolated(false),
         InfoBridgePort::Learning(false),
         InfoBridgePort::UnicastFlood(false),
         InfoBridgePort::MulticastFlood(false),
         InfoBridgePort::BroadcastFlood(false),
-        InfoBridgePort::HairpinMode(false),
+        InfoBridgePort::HairpinMode(true),
     ];
     wanted.iter().all(|setting| settings.contains(setting))
 }

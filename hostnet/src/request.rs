@@ -125,12 +125,12 @@ pub(crate) fn join_bridge(link: &IfName, bridge_index: u32) -> [Request; 2] {
     settings.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
         LinkInfo::PortData(InfoPortData::BridgePort(vec![
-            InfoBridgePort::Isolated(true),
+            InfoBridgePort::Isolated(false),
             InfoBridgePort::Learning(false),
             InfoBridgePort::UnicastFlood(false),
             InfoBridgePort::MulticastFlood(false),
             InfoBridgePort::BroadcastFlood(false),
-            InfoBridgePort::HairpinMode(false),
+            InfoBridgePort::HairpinMode(true),
         ])),
     ]));
     [

@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use weft_model::id::IfName;
 use weft_model::mac::Mac;
 use weft_model::op::{ROUTE_PROTOCOL, Route};
-use weft_model::overlay::{Actual, Desired, Link};
+use weft_model::overlay::{Actual, Desired, Link, NftSeen};
 
 /// What of the host's network is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +92,14 @@ impl Executor {
                 })
                 .collect(),
         })
+    }
+
+    /// Our nftables table; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error::Nft`].
+    pub fn nft_table(&self) -> Result<Option<NftSeen>, Error> {
+        self.namespace.run(|| nft::read(&self.nft_table))?
     }
 
     /// Permanent forwarding entries of a VXLAN device.

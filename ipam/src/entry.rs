@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
+use weft_model::capability::Capabilities;
 use weft_model::group::Identity;
 use weft_model::id::{Attachment, GroupId, Slot, Token};
+use weft_model::mac::Mac;
 
 /// Who asks for an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Request {
     pub identity: Identity,
     /// The group that came of it.
     pub group: Option<GroupId>,
+    /// What else it asked for.
+    pub capabilities: Capabilities,
 }
 
 /// An address in use, and what else is remembered of its owner: DEL carries neither metadata nor
@@ -45,8 +49,19 @@ pub struct Entry {
     /// Its group.
     #[serde(default)]
     pub group: Option<GroupId>,
+    /// What else it asked for.
+    #[serde(default)]
+    pub capabilities: Capabilities,
     /// How far it is.
     pub state: State,
+}
+
+impl Entry {
+    /// Its hardware address, given its IP address.
+    #[must_use]
+    pub fn mac(&self, ip: Ipv4Addr) -> Mac {
+        self.capabilities.mac.unwrap_or_else(|| Mac::for_workload(ip))
+    }
 }
 
 /// How far an attachment is.

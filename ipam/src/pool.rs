@@ -129,7 +129,7 @@ impl Pool {
             return Ok(Reserved { entry: entry.clone(), event: None });
         }
         let held = held.map(|entry| (entry.slot, entry.token.clone()));
-        let Request { attachment, token, netns, network, address, identity, group } = request;
+        let Request { attachment, token, netns, network, address, identity, group, capabilities } = request;
         // Asked for by name, it does not move the place where the next one is looked for.
         let renewed = held.is_some() || address.is_some();
         let wanted = match address {
@@ -141,7 +141,8 @@ impl Pool {
             (None, Some(slot)) => (slot, token),
             (None, None) => (self.next_free(now)?, token),
         };
-        let entry = Entry { token, slot, netns, network, identity, group, state: State::Reserved { since: now } };
+        let state = State::Reserved { since: now };
+        let entry = Entry { token, slot, netns, network, identity, group, capabilities, state };
         let event = {
             let entry = entry.clone();
             if renewed { Event::Hold { attachment, entry } } else { Event::Reserve { attachment, entry } }
@@ -448,6 +449,7 @@ mod tests {
             address: None,
             identity: Identity::default(),
             group: None,
+            capabilities: weft_model::capability::Capabilities::default(),
         }
     }
 

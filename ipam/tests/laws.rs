@@ -4,8 +4,10 @@
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_ipam::{Event, Freed, Pool, PoolError, Released, Request, State, Times, Unavailable, Usage, journal};
+use weft_model::capability::Capabilities;
 use weft_model::group::Identity;
 use weft_model::id::{Attachment, Slot, Token};
+use weft_model::mac::Mac;
 use weft_model::net::Subnet;
 
 const BOOT: &str = "b0";
@@ -32,6 +34,7 @@ fn request(n: u32, t: u64) -> Request {
         address: None,
         identity: Identity { pod_name: Some(format!("pod \"{n}\"\n")), ..Identity::default() },
         group: Some("k8s:east/shop".parse().unwrap()),
+        capabilities: Capabilities { mac: Some(Mac([2, 0, 0, 0, 0, 1])), ..Capabilities::default() },
     }
 }
 

@@ -35,20 +35,34 @@ pub struct WorkloadOptions {
     pub name: String,
     /// Who starts it.
     pub dialect: Dialect,
+    /// More of `runtimeConfig`.
+    pub runtime: serde_json::Map<String, Value>,
 }
 
 impl WorkloadOptions {
     /// A pod.
     #[must_use]
     pub fn pod(name: &str, namespace: &str) -> Self {
-        let dialect = Dialect::Containerd { namespace: namespace.to_owned(), group: None };
-        Self { name: name.to_owned(), dialect }
+        Self::new(name, Dialect::Containerd { namespace: namespace.to_owned(), group: None })
+    }
+
+    /// A workload without capabilities.
+    #[must_use]
+    pub fn new(name: &str, dialect: Dialect) -> Self {
+        Self { name: name.to_owned(), dialect, runtime: serde_json::Map::new() }
     }
 
     /// An app instance.
     #[must_use]
     pub fn app(name: &str, app: &str) -> Self {
-        Self { name: name.to_owned(), dialect: Dialect::Garden { app: Some(app.to_owned()) } }
+        Self::new(name, Dialect::Garden { app: Some(app.to_owned()) })
+    }
+
+    /// With a capability of `runtimeConfig`, as its runtime writes it.
+    #[must_use]
+    pub fn with(mut self, capability: &str, value: Value) -> Self {
+        self.runtime.insert(capability.to_owned(), value);
+        self
     }
 
     /// The group policies know it by, in a lab (cluster `lab`).
@@ -157,12 +171,15 @@ impl CniCall {
 #[must_use]
 pub fn add_call(host: &Host, options: &WorkloadOptions, container_id: &str, netns: &Path) -> CniCall {
     let section = json!({"socket": host.socket()});
-    let (args, stdin) = match &options.dialect {
+    let (args, mut stdin) = match &options.dialect {
         Dialect::Containerd { namespace, group } => {
             containerd(options, container_id, namespace, group.as_deref(), &section)
         }
         Dialect::Garden { app } => (String::new(), garden(app.as_deref(), &section)),
     };
+    for (capability, value) in &options.runtime {
+        stdin["runtimeConfig"][capability] = value.clone();
+    }
     CniCall {
         command: "ADD".to_owned(),
         container_id: container_id.to_owned(),

@@ -2,7 +2,7 @@
 
 use crate::id::{Slot, Tag};
 use crate::mac::Mac;
-use crate::policy::PolicySet;
+use crate::policy::{PolicySet, Protocol};
 use ipnetwork::Ipv4Network;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -121,6 +121,8 @@ pub struct Surroundings {
     pub peers: BTreeMap<Ipv4Network, PeerHost>,
     /// Addresses of this host itself.
     pub host_addresses: BTreeSet<Ipv4Addr>,
+    /// Ports of this host that are mapped to its workloads.
+    pub mapped_ports: BTreeSet<(Protocol, u16)>,
 }
 
 /// A change to the maps. [`MapOp::PutSet`] is complete before any endpoint points to the set.
@@ -144,6 +146,10 @@ pub enum MapOp {
     PutHostAddress(Ipv4Addr),
     /// Remove one.
     RemoveHostAddress(Ipv4Addr),
+    /// Add a port of this host that is mapped to a workload.
+    PutMappedPort(Protocol, u16),
+    /// Remove one.
+    RemoveMappedPort(Protocol, u16),
 }
 
 /// The ops that turn one set of surroundings into another: additions first, so that no peer is
@@ -157,6 +163,9 @@ pub fn plan_surroundings(desired: &Surroundings, actual: &Surroundings) -> Vec<M
         }
     }
     ops.extend(desired.host_addresses.difference(&actual.host_addresses).map(|ip| MapOp::PutHostAddress(*ip)));
+    let (mapped, known) = (&desired.mapped_ports, &actual.mapped_ports);
+    ops.extend(mapped.difference(known).map(|(protocol, port)| MapOp::PutMappedPort(*protocol, *port)));
+    ops.extend(known.difference(mapped).map(|(protocol, port)| MapOp::RemoveMappedPort(*protocol, *port)));
     ops.extend(
         actual
             .peers

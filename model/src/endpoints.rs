@@ -61,7 +61,9 @@ impl Programmed {
             | MapOp::PutPeer(..)
             | MapOp::RemovePeer(_)
             | MapOp::PutHostAddress(_)
-            | MapOp::RemoveHostAddress(_) => {}
+            | MapOp::RemoveHostAddress(_)
+            | MapOp::PutMappedPort(..)
+            | MapOp::RemoveMappedPort(..) => {}
         }
     }
 

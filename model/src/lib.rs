@@ -4,6 +4,7 @@
 //! `clippy.toml` and by `tests/tests/architecture.rs`). Plans are values; `hostnet` and `datapath`
 //! apply them.
 
+pub mod capability;
 pub mod compile;
 pub mod datapath;
 pub mod endpoints;
@@ -17,5 +18,6 @@ pub mod op;
 pub mod others;
 pub mod overlay;
 pub mod policy;
+pub mod ports;
 pub mod wired;
 pub mod workload;

@@ -2,7 +2,9 @@
 
 use crate::id::IfName;
 use crate::mac::Mac;
+use crate::policy::Protocol;
 use ipnetwork::Ipv4Network;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -74,7 +76,31 @@ pub struct Route {
 pub struct NftTable {
     /// Its chains in order.
     pub chains: Vec<NftChain>,
+    /// Its sets and maps.
+    pub sets: Vec<NftSet>,
 }
+
+/// A set or map of our table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NftSet {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type as `nft` writes it, such as `ipv4_addr . inet_service`; of a map with ` : ` and the type of its data.
+    pub kind: &'static str,
+    /// What is in it.
+    pub elements: BTreeSet<String>,
+}
+
+impl NftSet {
+    /// Whether it is a map.
+    #[must_use]
+    pub fn is_map(&self) -> bool {
+        self.kind.contains(" : ")
+    }
+}
+
+/// An element of a set or map: the set's name, and the element as `nft` writes it (`tcp . 80 : 10.255.1.2 . 8080`).
+pub type NftElement = (&'static str, String);
 
 /// A base chain of our table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +141,8 @@ pub enum Op {
     SetMtu(IfName, u32),
     /// Bring a device up.
     SetUp(IfName),
-    /// Make a device a port of a bridge: isolated, without learning and flooding.
+    /// Make a device a port of a bridge, without learning and flooding. It may send back what came from it: with
+    /// br_netfilter, what NAT readdresses to another port, or to the same, is forwarded there.
     JoinBridge {
         /// The port.
         link: IfName,
@@ -165,6 +192,36 @@ pub enum Op {
         /// Our bridge.
         bridge: IfName,
     },
+    /// Change elements of our table's sets and maps, in one transaction: first what goes, whether it is there or
+    /// not, then what comes.
+    ChangeNftElements {
+        /// What goes.
+        delete: Vec<NftElement>,
+        /// What comes.
+        add: Vec<NftElement>,
+    },
+    /// Forget connections in the host's conntrack, whose packets then meet the rules as they are now.
+    FlushConnections(Vec<Connections>),
+}
+
+/// Connections in the host's conntrack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Connections {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port asked for.
+    pub port: u16,
+    /// The address asked for; `None`: any.
+    pub to: Option<Ipv4Addr>,
+    /// The address that answers; `None`: any.
+    pub answered_by: Option<Ipv4Addr>,
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |ip: Option<Ipv4Addr>| ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
+        write!(f, "{} {}:{}->{}", self.protocol, shown(self.to), self.port, shown(self.answered_by))
+    }
 }
 
 impl fmt::Display for Op {
@@ -200,7 +257,7 @@ impl fmt::Display for Op {
             Self::SetMtu(link, mtu) => write!(f, "link set {link} mtu {mtu}"),
             Self::SetUp(link) => write!(f, "link set {link} up"),
             Self::JoinBridge { link, bridge } => {
-                write!(f, "link set {link} master {bridge} isolated on learning off flood off")
+                write!(f, "link set {link} master {bridge} hairpin on learning off flood off")
             }
             Self::AddAddress(link, address) => write!(f, "addr add {address} dev {link}"),
             Self::DeleteAddress(link, address) => write!(f, "addr del {address} dev {link}"),
@@ -228,7 +285,21 @@ impl fmt::Display for Op {
                 for chain in &table.chains {
                     write!(f, " chain {} {{ {} {} }}", chain.name, chain.hook, chain.rules.join("; "))?;
                 }
+                for set in &table.sets {
+                    let kind = if set.is_map() { "map" } else { "set" };
+                    let elements: Vec<&str> = set.elements.iter().map(String::as_str).collect();
+                    write!(f, " {kind} {} {{ {} }}", set.name, elements.join(", "))?;
+                }
                 Ok(())
+            }
+            Self::ChangeNftElements { delete, add } => {
+                write!(f, "nft")?;
+                delete.iter().try_for_each(|(set, element)| write!(f, " delete element {set} {{ {element} }}"))?;
+                add.iter().try_for_each(|(set, element)| write!(f, " add element {set} {{ {element} }}"))
+            }
+            Self::FlushConnections(all) => {
+                write!(f, "conntrack flush")?;
+                all.iter().try_for_each(|connections| write!(f, " {connections}"))
             }
         }
     }

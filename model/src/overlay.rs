@@ -5,6 +5,7 @@ use crate::mac::Mac;
 use crate::net::{NetworkConfig, Subnet};
 use crate::op::{NftTable, Route, Vxlan};
 use crate::policy::Protocol;
+use crate::ports::PortMapping;
 use ipnetwork::Ipv4Network;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -14,6 +15,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+pub use nft::{mapped_ports_seen, port_elements};
 pub use plan::plan;
 
 /// Bytes VXLAN over IPv4 adds to a packet: outer Ethernet 14, IP 20, UDP 8, VXLAN 8.
@@ -79,7 +81,7 @@ pub struct Link {
     pub alias: Option<String>,
     /// What it is.
     pub kind: LinkKind,
-    /// For a bridge port: isolated, learning off and flooding off, as we set them.
+    /// For a bridge port: learning off, flooding off, hairpin on, as we set them.
     pub guarded_port: bool,
 }
 
@@ -127,8 +129,28 @@ pub struct Actual {
     pub routes: BTreeMap<Ipv4Network, Route>,
     /// The settings that were asked for; a missing file is a missing key.
     pub sysctls: BTreeMap<String, String>,
-    /// Our nftables table, rules as ids (see [`rule_id`]) by chain; `None`: no such table.
-    pub nft: Option<BTreeMap<String, Vec<String>>>,
+    /// Our nftables table; `None`: no such table.
+    pub nft: Option<NftSeen>,
+}
+
+/// Our nftables table as the kernel shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NftSeen {
+    /// Rules as ids (see [`rule_id`]) by chain.
+    pub chains: BTreeMap<String, Vec<String>>,
+    /// Sets and maps: type and elements, both as [`crate::op::NftSet`] has them.
+    pub sets: BTreeMap<String, (String, BTreeSet<String>)>,
+}
+
+/// A committed workload, as far as the host's network is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<PortMapping>,
 }
 
 /// Another host, as its lease and record show it.
@@ -169,6 +191,8 @@ pub struct Placement {
     pub port: u16,
     /// Whether traffic that leaves the overlay is masqueraded.
     pub masquerade: bool,
+    /// How far tags are shifted in the skb mark, 0 to 16.
+    pub mark_shift: u8,
     /// Services of the host itself that workloads may open connections to; `None`: all.
     pub host_services: Option<BTreeSet<(Protocol, u16)>>,
 }
@@ -204,7 +228,7 @@ pub fn usable_peers(placement: &Placement, peers: &[Peer]) -> (Vec<Peer>, Vec<(P
 
 /// What the host's network should be, with these peers (usable ones) and these committed workloads.
 #[must_use]
-pub fn desired(placement: &Placement, peers: &[Peer], workloads: &BTreeMap<Attachment, Ipv4Addr>) -> Desired {
+pub fn desired(placement: &Placement, peers: &[Peer], workloads: &BTreeMap<Attachment, Workload>) -> Desired {
     let (subnet, bridge, vxlan) = (placement.subnet, &placement.bridge, &placement.vxlan);
     let own_route = Route {
         destination: subnet.network(),
@@ -222,8 +246,8 @@ pub fn desired(placement: &Placement, peers: &[Peer], workloads: &BTreeMap<Attac
     };
     let ports: BTreeMap<IfName, Port> = workloads
         .iter()
-        .map(|(attachment, ip)| {
-            (crate::workload::host_ifname(attachment), Port { ip: *ip, mac: Mac::for_workload(*ip) })
+        .map(|(attachment, workload)| {
+            (crate::workload::host_ifname(attachment), Port { ip: workload.ip, mac: workload.mac })
         })
         .collect();
     let peer_neighbours = peers.iter().map(|peer| ((vxlan.clone(), peer.subnet.vtep_ip()), peer.vtep_mac));
@@ -254,7 +278,7 @@ pub fn desired(placement: &Placement, peers: &[Peer], workloads: &BTreeMap<Attac
             .collect(),
         ports,
         sysctls: host_sysctls(bridge, vxlan),
-        nft: nft::table(placement),
+        nft: nft::table(placement, workloads.values()),
     }
 }
 
@@ -264,9 +288,14 @@ pub fn host_sysctls(bridge: &IfName, vxlan: &IfName) -> BTreeMap<String, String>
     [
         ("net/ipv4/ip_forward".to_owned(), "1"),
         // Every packet between workloads of one host is routed over the bridge it came from: without
-        // this the host tells them to talk directly, which isolated ports forbid.
+        // this the host tells them to talk directly, which the programs forbid.
         ("net/ipv4/conf/all/send_redirects".to_owned(), "0"),
         (format!("net/ipv4/conf/{bridge}/send_redirects"), "0"),
+        // A process of the host that asks for a mapped port at 127.0.0.1 is answered through the bridge. What
+        // workloads send there is dropped by programs and rules.
+        (format!("net/ipv4/conf/{bridge}/route_localnet"), "1"),
+        // Workloads' packets bear the workloads' addresses: also where a program is missing.
+        (format!("net/ipv4/conf/{bridge}/rp_filter"), "1"),
         // IPv4 only so far: no router solicitations or multicast reports into the overlay.
         (format!("net/ipv6/conf/{bridge}/disable_ipv6"), "1"),
         (format!("net/ipv6/conf/{vxlan}/disable_ipv6"), "1"),

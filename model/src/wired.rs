@@ -133,7 +133,7 @@ pub fn host_differences(wiring: &Wiring, bridge_name: &IfName, side: &HostSide) 
         (port.mac == wiring.host_mac(), format!("its host end {name} has hardware address {}", port.mac)),
         (port.mtu == wiring.mtu, format!("its host end {name} has MTU {} instead of {}", port.mtu, wiring.mtu)),
         (port.master == Some(bridge.index), format!("its host end {name} is no port of bridge {bridge_name}")),
-        (port.guarded_port, format!("its port {name} is not isolated, or learns or floods")),
+        (port.guarded_port, format!("its port {name} does not hairpin, or learns or floods")),
         (side.port_entry, format!("the bridge has no static entry for {} at {name}", wiring.workload_mac())),
         (side.neighbour, format!("the host has no permanent neighbour {}", wiring.address)),
     ];
@@ -166,6 +166,8 @@ mod tests {
             gateway: "10.255.30.1".parse().unwrap(),
             gateway_mac: "aa:aa:0a:ff:1e:01".parse().unwrap(),
             mtu: 1450,
+            bridge: None,
+            mac: None,
         }
     }
 

@@ -33,6 +33,12 @@ pub struct Wiring {
     pub gateway_mac: Mac,
     /// MTU, bytes.
     pub mtu: u32,
+    /// The host's bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<IfName>,
+    /// The workload's hardware address, if it asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
 }
 
 impl Wiring {
@@ -51,7 +57,7 @@ impl Wiring {
     /// Hardware address of the workload's end.
     #[must_use]
     pub fn workload_mac(&self) -> Mac {
-        Mac::for_workload(self.address)
+        self.mac.unwrap_or_else(|| Mac::for_workload(self.address))
     }
 
     /// Hardware address of the host's end.
@@ -147,6 +153,8 @@ pub fn plan_workload(wiring: &Wiring) -> Vec<Op> {
     #[expect(clippy::unwrap_used, reason = "lo is a valid name")]
     let lo = IfName::new("lo").unwrap();
     vec![
+        // No IPv6; and whoever switches it on inside is given no routes by strangers.
+        Op::SetSysctl(format!("net/ipv6/conf/{link}/accept_ra"), "0".to_owned()),
         Op::SetSysctl(format!("net/ipv6/conf/{link}/disable_ipv6"), "1".to_owned()),
         Op::SetUp(lo),
         Op::SetUp(link.clone()),

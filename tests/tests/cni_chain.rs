@@ -157,7 +157,7 @@ fn a_bridge_of_somebody_else_before_us_keeps_its_interface_and_its_result() {
     let count = theirs["interfaces"].as_array().unwrap().len();
     let names: Vec<&str> =
         merged["interfaces"].as_array().unwrap().iter().map(|link| link["name"].as_str().unwrap()).collect();
-    assert_eq!((names[count - 1], names[count + 1]), ("net2", "eth0"), "{merged}");
+    assert_eq!((names[count - 1], names[count + 2]), ("net2", "eth0"), "{merged}");
     assert_eq!(merged["ips"][0], theirs["ips"][0], "theirs stays in front");
     let index = usize::try_from(merged["ips"][1]["interface"].as_u64().unwrap()).unwrap();
     assert_eq!(names[index], "eth0");

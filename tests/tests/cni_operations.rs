@@ -61,7 +61,7 @@ fn check_finds_what_is_taken_from_a_workload_and_succeeds_again_once_it_is_heale
         (format!("tc qdisc del dev {link} clsact"), "lacks its programs"),
         (format!("ip link set {link} nomaster"), "is no port of bridge weft0"),
         (format!("ip link set {link} down"), "is down"),
-        (format!("bridge link set dev {link} isolated off"), "is not isolated"),
+        (format!("bridge link set dev {link} hairpin off"), "does not hairpin"),
         (format!("bridge fdb del {mac} dev {link} master"), "no static entry"),
         (format!("ip neigh del {ip} dev weft0"), "no permanent neighbour"),
         ("ip link set weft0 down".to_owned(), "bridge weft0 is down"),

@@ -15,7 +15,7 @@ fn refused(from: &Path, to: SocketAddr) -> bool {
 #[test]
 fn a_workload_without_identity_starts_and_only_its_host_reaches_it() {
     let mut lab = lab("nobody");
-    let check = WorkloadOptions { name: "check".to_owned(), dialect: Dialect::Garden { app: None } };
+    let check = WorkloadOptions::new("check", Dialect::Garden { app: None });
     let check = lab.add("c1", &check).unwrap();
     let app = lab.add("c1", &WorkloadOptions::app("app", "3b1c")).unwrap();
     let pod = lab.add("n1", &WorkloadOptions::pod("pod", "open")).unwrap();
@@ -32,9 +32,9 @@ fn a_workload_without_identity_starts_and_only_its_host_reaches_it() {
 #[test]
 fn groups_of_both_runtimes_are_told_apart_across_hosts() {
     let mut lab = lab("groups");
-    let pod = |name: &str, group: &str| WorkloadOptions {
-        name: name.to_owned(),
-        dialect: Dialect::Containerd { namespace: "shop".to_owned(), group: Some(group.to_owned()) },
+    let pod = |name: &str, group: &str| {
+        let dialect = Dialect::Containerd { namespace: "shop".to_owned(), group: Some(group.to_owned()) };
+        WorkloadOptions::new(name, dialect)
     };
     let front = lab.add("n1", &pod("front", "front")).unwrap();
     let other = lab.add("n1", &pod("other", "other")).unwrap();

@@ -9,6 +9,7 @@ use std::path::Path;
 use weft_api::agent::{NOTES_FOLDER, ReleaseRequest};
 use weft_hostnet::LinkInfo;
 use weft_ipam::{Entry, State};
+use weft_model::capability::Capabilities;
 use weft_model::group::Identity;
 use weft_model::id::{Attachment, Slot, Token};
 use weft_model::op::Op;
@@ -138,6 +139,7 @@ impl Core {
             }
         };
         self.block_used(&links);
+        let mut ports = self.ports_seen();
         for link in links.iter().filter(|link| link.up) {
             let (Some(alias), Some(slot)) = (alias(link), slot_of(link)) else { continue };
             let Some(pool) = &mut self.pool else { return };
@@ -152,6 +154,10 @@ impl Core {
                 network: String::new(),
                 identity: Identity::default(),
                 group: None,
+                capabilities: Capabilities {
+                    ports: pool.address(slot).and_then(|ip| ports.remove(&ip)).unwrap_or_default(),
+                    ..Capabilities::default()
+                },
                 state: State::Committed,
             };
             match pool.adopt(alias.attachment, entry) {

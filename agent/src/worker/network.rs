@@ -1,11 +1,7 @@
 //! The host's network: snapshot, plan, execute; again until the plan is empty.
 
 use super::{Core, RETRY};
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use weft_hostnet::{LinkInfo, OpError, SnapshotScope};
-use weft_ipam::State;
-use weft_model::id::Attachment;
 use weft_model::op::Op;
 use weft_model::overlay::{LinkKind, desired, plan};
 
@@ -13,7 +9,7 @@ impl Core {
     pub(super) fn reconcile_network(&mut self) {
         let peers = self.usable_peers();
         let Some(placement) = &self.placement else { return };
-        let workloads = self.committed();
+        let workloads = self.workloads();
         if (self.datapath.is_none() || self.leaves_it_to_another()) && !workloads.is_empty() {
             // Another agent's programs guard them; nobody can say so now.
             return self.network_failed("kernel programs cannot be checked: leaving the host's network as it is");
@@ -96,13 +92,6 @@ impl Core {
         self.network.in_sync = false;
         self.network.error = Some(error.to_owned());
         self.due.within(RETRY);
-    }
-
-    /// Committed workloads and their addresses.
-    pub(super) fn committed(&self) -> BTreeMap<Attachment, Ipv4Addr> {
-        let Some(pool) = &self.pool else { return BTreeMap::new() };
-        let committed = pool.entries().iter().filter(|(_, entry)| entry.state == State::Committed);
-        committed.filter_map(|(attachment, entry)| Some((attachment.clone(), pool.address(entry.slot)?))).collect()
     }
 }
 

@@ -77,7 +77,7 @@ impl Core {
     /// TCX programs run before clsact, and one that lets a packet pass for good keeps it from ours.
     fn foreign_programs(&self) -> Option<String> {
         let datapath = self.datapath.as_ref()?;
-        let links = self.committed().into_keys().map(|attachment| host_ifname(&attachment));
+        let links = self.workloads().into_keys().map(|attachment| host_ifname(&attachment));
         // A link that goes in this moment has none.
         let foreign = links.filter_map(|link| Some((datapath.foreign_tcx(&link).ok()?, link)));
         let found: Vec<String> = foreign

@@ -81,6 +81,7 @@ pub(crate) fn placement(
         vni: overlay.vni,
         port: overlay.port,
         masquerade: config.masquerade,
+        mark_shift: config.mark_shift,
         // In audit mode the programs let through what they would refuse, and so must the rules.
         host_services: config.stance.host_services.clone().filter(|_| !audit),
     })

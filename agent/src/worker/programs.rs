@@ -1,6 +1,6 @@
 //! The kernel programs: loaded once, attached to what should have them, their maps filled.
 
-use super::workloads::workload_mac;
+use super::capabilities::protocol_ports;
 use super::{Core, RETRY};
 use crate::leases::chain;
 use std::collections::BTreeMap;
@@ -156,7 +156,7 @@ impl Core {
     }
 
     fn attach_workloads(&mut self) -> Result<(), String> {
-        let workloads = self.committed();
+        let workloads = self.workloads();
         let Some(datapath) = &mut self.datapath else { return Ok(()) };
         let mut first_error = Ok(());
         for attachment in workloads.keys() {
@@ -206,6 +206,11 @@ impl Core {
             host_addresses: addresses
                 .into_iter()
                 .flat_map(|(_, network)| [network.ip(), network.broadcast()])
+                .collect(),
+            mapped_ports: self
+                .workloads()
+                .values()
+                .flat_map(|workload| protocol_ports(&workload.ports).collect::<Vec<_>>())
                 .collect(),
         };
         let Some(datapath) = &mut self.datapath else { return Ok(()) };
@@ -322,7 +327,7 @@ impl Core {
                 let ip = pool.address(entry.slot)?;
                 let want = Wanted {
                     ip,
-                    mac: workload_mac(ip),
+                    mac: entry.mac(ip),
                     group: entry.group.clone(),
                     tag: entry.group.as_ref().and_then(|group| policies.tags().get(group)).copied(),
                     deny: self.config.deny,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use weft_api::agent::{EndpointView, PeerView, Status};
 use weft_ipam::State;
 use weft_model::id::{GroupId, Tag};
-use weft_model::workload::host_ifname;
+use weft_model::workload::{SLOT_IFINDEX_BASE, host_ifname};
 
 impl Core {
     /// Publishes who is who.
@@ -58,7 +58,7 @@ impl Core {
             store: self.store.clone(),
             peers: self.peer_views(),
             refused_peers: self.refused_peers.clone(),
-            endpoints: u32::try_from(self.committed().len()).unwrap_or(u32::MAX),
+            endpoints: u32::try_from(self.workloads().len()).unwrap_or(u32::MAX),
             free_addresses: usage.free,
             collected: self.collected,
             enforced_revision: self.enforced,
@@ -132,6 +132,9 @@ impl Core {
                 rules: set.map_or(0, |set| u32::try_from(set.rules.len()).unwrap_or(u32::MAX)),
                 generation: generations.get(&entry.slot).map_or(0, |endpoint| endpoint.generation),
                 identity: entry.identity.clone(),
+                host_ifindex: SLOT_IFINDEX_BASE + u32::from(entry.slot.0),
+                mac: pool.address(entry.slot).map(|ip| entry.mac(ip)),
+                capabilities: entry.capabilities.clone(),
             })
         };
         pool.entries().iter().filter_map(view).collect()

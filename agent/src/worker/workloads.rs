@@ -1,7 +1,7 @@
 //! ADD and DEL as the plugin asks for them.
 
 use super::journal::boot_seconds;
-use super::{Core, Reply, internal, try_again};
+use super::{Core, Reply, capabilities, internal, try_again};
 use crate::fault;
 use weft_api::agent::{
     ApiError, CommitRequest, CommitResponse, ErrorCode, Ready, ReleaseRequest, ReleaseResponse, ReserveRequest,
@@ -10,7 +10,6 @@ use weft_api::agent::{
 use weft_ipam::{Entry, Pool, PoolError, Released, Request, State, Unavailable};
 use weft_model::group::group_of;
 use weft_model::id::{Attachment, Token};
-use weft_model::mac::Mac;
 use weft_model::op::Op;
 use weft_model::overlay::Placement;
 use weft_model::workload::{Alias, Wiring, host_ifname};
@@ -57,7 +56,7 @@ impl Core {
 
     /// What is wrong with the host's network or programs affects who runs here already.
     fn limited(&self) -> ErrorCode {
-        if self.committed().is_empty() { ErrorCode::TryAgain } else { ErrorCode::Limited }
+        if self.workloads().is_empty() { ErrorCode::TryAgain } else { ErrorCode::Limited }
     }
 
     pub(super) fn ready(&mut self) -> Reply<Ready> {
@@ -71,9 +70,12 @@ impl Core {
             details: Some("the workload's identity cannot be accepted; it is not started with another one".to_owned()),
         })?;
         let token = Token::new(uuid::Uuid::new_v4().to_string()).map_err(|error| internal(error.to_string()))?;
-        let ReserveRequest { attachment, netns, network, address, identity } = request;
+        let ReserveRequest { attachment, netns, network, address, identity, capabilities } = request;
         let (pool, placement) = self.serving()?;
-        let request = Request { attachment: attachment.clone(), token, netns, network, address, identity, group };
+        let capabilities = capabilities::grant(pool, &attachment, capabilities, placement.port)?;
+        let attachment_of = attachment.clone();
+        let request =
+            Request { attachment: attachment_of, token, netns, network, address, identity, group, capabilities };
         let reserved = pool.reserve(request, boot_seconds()).map_err(refusal)?;
         let wiring = wiring(placement, pool, &attachment, &reserved.entry)?;
         fault::point("reserve-chosen", &attachment);
@@ -82,7 +84,12 @@ impl Core {
         }
         fault::point("reserve-written", &attachment);
         tracing::info!(%attachment, address = %wiring.address, group = ?reserved.entry.group.as_ref().map(ToString::to_string), "reserved");
-        Ok(ReserveResponse { wiring, group: reserved.entry.group, committed: reserved.entry.state == State::Committed })
+        Ok(ReserveResponse {
+            wiring,
+            committed: reserved.entry.state == State::Committed,
+            group: reserved.entry.group,
+            capabilities: reserved.entry.capabilities,
+        })
     }
 
     /// Programs, policy, bridge, then the link: nothing passes before it is judged.
@@ -93,12 +100,14 @@ impl Core {
         let entry = entry.ok_or_else(|| try_again(format!("{attachment}: the reservation has lapsed")))?;
         let wiring = wiring(placement, pool, attachment, &entry)?;
         let bridge = placement.bridge.clone();
+        let workload = capabilities::workload(pool, &entry);
         self.check_link(&wiring)?;
         let event = match &mut self.pool {
             Some(pool) => pool.commit(attachment, token).map_err(refusal)?,
             None => None,
         };
-        if let Err(error) = self.raise(&wiring, bridge) {
+        let mapped = workload.map_or(Ok(()), |workload| self.map_ports(&workload));
+        if let Err(error) = mapped.and_then(|()| self.raise(&wiring, bridge)) {
             // The address stays reserved under the token; the plugin undoes and releases it.
             return Err(ApiError {
                 details: Some(format!("{attachment} stays down; the runtime will try again")),
@@ -195,6 +204,7 @@ impl Core {
         workloads: impl IntoIterator<Item = (&'a Attachment, Option<&'a Token>)>,
     ) -> Vec<bool> {
         let mut neighbours = Vec::new();
+        let mut mapped = Vec::new();
         let mut forgotten = Vec::new();
         for (attachment, token) in workloads {
             let released = self.pool.as_mut().map(|pool| pool.release(attachment, token, boot_seconds()));
@@ -203,6 +213,7 @@ impl Core {
                 continue;
             };
             let address = pool.address(freed.entry.slot);
+            mapped.extend(capabilities::workload(pool, &freed.entry).filter(|workload| !workload.ports.is_empty()));
             self.guarded.remove(attachment);
             self.journal.append(&freed.event, pool);
             if let (Some(placement), Some(address)) = (&self.placement, address) {
@@ -218,6 +229,7 @@ impl Core {
             if let Err(errors) = self.kernel.execute_all(&neighbours, None) {
                 tracing::debug!(?errors, "neighbour entries are gone already or go with the next pass");
             }
+            self.unmap_ports(&mapped);
             self.publish();
         }
         forgotten
@@ -236,6 +248,8 @@ pub(super) fn wiring(placement: &Placement, pool: &Pool, attachment: &Attachment
         gateway: placement.subnet.gateway(),
         gateway_mac: placement.subnet.gateway_mac(),
         mtu: placement.mtu,
+        bridge: Some(placement.bridge.clone()),
+        mac: entry.capabilities.mac,
     })
 }
 
@@ -257,9 +271,4 @@ fn refusal(error: PoolError) -> ApiError {
         }
         PoolError::BadSlot { .. } => internal(error.to_string()),
     }
-}
-
-/// The hardware address of a workload; a name for the rule.
-pub(super) fn workload_mac(address: std::net::Ipv4Addr) -> Mac {
-    Mac::for_workload(address)
 }

@@ -10,7 +10,7 @@ fn wiring() -> Wiring {
     serde_json::from_value(json!({
         "attachment": {"containerId": "c1", "ifname": "eth0"},
         "token": "0123456789abcdef", "slot": 7, "address": "10.255.30.7",
-        "gateway": "10.255.30.1", "gatewayMac": "aa:aa:0a:ff:1e:01", "mtu": 1450,
+        "gateway": "10.255.30.1", "gatewayMac": "aa:aa:0a:ff:1e:01", "mtu": 1450, "bridge": "weft0",
     }))
     .unwrap()
 }
@@ -19,7 +19,7 @@ fn printed(config: &Value, servers: &[std::net::Ipv4Addr]) -> Value {
     let config = Config::parse(config.to_string().as_bytes()).unwrap();
     let mut result = CniResult::previous(&config).unwrap().unwrap_or_default();
     result.add_workload(&wiring(), "/run/netns/w");
-    result.set_dns(config.object("dns").unwrap(), servers);
+    result.set_dns(&config.object("dns").unwrap().cloned().unwrap_or_default(), servers);
     serde_json::from_str(&result.to_json(config.version().unwrap())).unwrap()
 }
 
@@ -27,9 +27,10 @@ fn printed(config: &Value, servers: &[std::net::Ipv4Addr]) -> Value {
 fn alone_in_every_version() {
     for version in Version::ALL {
         let result = printed(&json!({"name": "weft", "cniVersion": version.as_str()}), &[]);
-        let mut ip = json!({"interface": 1, "address": "10.255.30.7/32", "gateway": "10.255.30.1"});
+        let mut ip = json!({"interface": 2, "address": "10.255.30.7/32", "gateway": "10.255.30.1"});
         let name = weft_model::workload::host_ifname(&wiring().attachment).to_string();
         let mut links = json!([
+            {"name": "weft0", "mac": "aa:aa:0a:ff:1e:01"},
             {"name": name, "mac": "aa:aa:0a:ff:1e:07"},
             {"name": "eth0", "mac": "ee:ee:0a:ff:1e:07", "sandbox": "/run/netns/w"},
         ]);
@@ -39,6 +40,7 @@ fn alone_in_every_version() {
         if version == Version::V110 {
             links[0]["mtu"] = json!(1450);
             links[1]["mtu"] = json!(1450);
+            links[2]["mtu"] = json!(1450);
         }
         let expected = json!({
             "cniVersion": version.as_str(), "interfaces": links, "ips": [ip],
@@ -66,7 +68,7 @@ fn earlier_results_stay_in_front_in_the_configs_version() {
         json!([
             {"version": "4", "interface": 0, "address": "192.0.2.5/24", "gateway": "192.0.2.1"},
             {"version": "6", "interface": 0, "address": "2001:db8::5/64"},
-            {"version": "4", "interface": 2, "address": "10.255.30.7/32", "gateway": "10.255.30.1"},
+            {"version": "4", "interface": 3, "address": "10.255.30.7/32", "gateway": "10.255.30.1"},
         ])
     );
     assert_eq!(result["interfaces"][0], json!({"name": "x0", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/w"}));
@@ -85,7 +87,7 @@ fn older_results_and_gos_nulls_are_read() {
     });
     let result = printed(&json!({"name": "weft", "cniVersion": "1.0.0", "prevResult": previous}), &[]);
     assert_eq!(result["ips"][0], json!({"address": "192.0.2.5/24"}));
-    assert_eq!(result["ips"][1]["interface"], 1);
+    assert_eq!(result["ips"][1]["interface"], 2);
 }
 
 #[test]

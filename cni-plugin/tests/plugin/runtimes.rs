@@ -1,16 +1,79 @@
 //! What kubelets with containerd, and Garden, really send.
 
 use weft_cni_plugin::args;
+use weft_cni_plugin::capabilities;
 use weft_cni_plugin::config::Config;
 use weft_cni_plugin::result::CniResult;
 use weft_cni_plugin::section::Section;
 use weft_cni_plugin::version::Version;
+use weft_model::capability::Capabilities;
 use weft_model::group::Identity;
 
 macro_rules! fixture {
     ($name:literal) => {
         Config::parse(include_bytes!(concat!("fixtures/", $name, ".json"))).unwrap()
     };
+}
+
+fn wanted(config: &Config) -> Capabilities {
+    capabilities::wanted(config, &args::Args::default()).unwrap()
+}
+
+/// As people read them.
+fn ports(config: &Config) -> Vec<String> {
+    wanted(config).ports.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn port_mappings_of_both_runtimes() {
+    assert_eq!(ports(&fixture!("garden-add")), ["tcp *:61000->8080", "tcp *:40001->2222"]);
+    assert_eq!(ports(&fixture!("garden-capabilities")), ["tcp *:61000->1"]);
+    for none in [fixture!("garden-health-check"), fixture!("garden-no-properties"), fixture!("garden-del")] {
+        assert_eq!(wanted(&none), Capabilities::default());
+    }
+    assert_eq!(ports(&fixture!("kubernetes-chained-add")), ["tcp *:18080->8080", "udp 172.31.77.13:18053->53"]);
+}
+
+#[test]
+fn dns_of_the_runtime_in_the_results_words() {
+    let dns = serde_json::Value::Object(capabilities::dns(&fixture!("kubernetes-add")).unwrap());
+    let wanted = serde_json::json!({
+        "nameservers": ["10.96.0.10"],
+        "search": ["default.svc.cluster.local", "svc.cluster.local", "cluster.local"],
+        "options": ["ndots:5"],
+    });
+    assert_eq!(dns, wanted);
+}
+
+#[test]
+fn bad_capabilities_are_named_with_what_is_allowed() {
+    let field = "invalid runtimeConfig.";
+    let cases = [
+        (r#"{"portMappings":{}}"#, "portMappings {}: must be a list"),
+        (r#"{"portMappings":[7]}"#, "portMappings[0] 7: must be an object"),
+        (
+            r#"{"portMappings":[{"hostPort":"80","containerPort":80}]}"#,
+            "portMappings[0].hostPort \"80\": must be a whole number from 1 to 65535",
+        ),
+        (
+            r#"{"portMappings":[{"hostPort":80,"containerPort":-1}]}"#,
+            "portMappings[0].containerPort -1: must be a whole number from 1 to 65535",
+        ),
+        (
+            r#"{"portMappings":[{"hostPort":80,"containerPort":80,"hostIP":"224.0.0.1"}]}"#,
+            "portMappings[0].hostIP \"224.0.0.1\": must be an IPv4 address of this host, or empty or 0.0.0.0 for all",
+        ),
+        (r#"{"mac":7}"#, "mac 7: must be a string"),
+        (r#"{"mac":"02:00"}"#, "mac \"02:00\": must be six bytes in hexadecimal with ':' between"),
+    ];
+    for (runtime, message) in cases {
+        let config = Config::parse(format!(r#"{{"name":"a","runtimeConfig":{runtime}}}"#).as_bytes()).unwrap();
+        let error = capabilities::wanted(&config, &args::Args::default()).unwrap_err();
+        assert_eq!((error.code, error.msg), (7, format!("{field}{message}")));
+    }
+    let config = Config::parse(br#"{"name":"a","runtimeConfig":{"dns":{"servers":["a",7]}}}"#).unwrap();
+    let error = capabilities::dns(&config).unwrap_err();
+    assert_eq!(error.msg, "invalid runtimeConfig.dns.servers 7: must be a list of strings");
 }
 
 fn some(text: &str) -> Option<String> {

@@ -317,6 +317,7 @@ fn the_agent_learns_identity_and_namespace() {
             "attachment": {"containerId": "c1", "ifname": "eth0"},
             "netns": workload.path(),
             "network": "weft",
+            "capabilities": {},
             "identity": {
                 "policyGroupId": "3b1c", "spaceId": "5e", "orgId": "6f",
                 "podNamespace": "shop", "podName": "w3", "groupAnnotation": "web",

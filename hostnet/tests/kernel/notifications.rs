@@ -18,7 +18,7 @@ async fn every_kind_of_change_wakes() {
     host.reconcile();
     let mut notifier = Notifier::new(host.executor.namespace()).unwrap();
     let port = host.port(2);
-    let bridge_settings = format!("bridge link set dev {port} isolated off");
+    let bridge_settings = format!("bridge link set dev {port} isolated on");
     let port_entry = format!("bridge fdb del ee:ee:0a:ff:01:02 dev {port} master");
     for change in [
         "ip link set weft0 mtu 1300",

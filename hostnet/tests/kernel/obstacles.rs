@@ -153,6 +153,7 @@ fn a_table_nft_cannot_read_is_refused_and_the_old_one_stays() {
             hook: "type filter hook output priority -300; policy accept;",
             rules: vec!["udp dport 1 accept".to_owned(), "nonsense".to_owned()],
         }],
+        sets: Vec::new(),
     };
     let error = host.executor.execute(&[Op::PutNft(table)], None).unwrap_err();
     assert!(error.text.contains("syntax error"), "{error}");

@@ -165,12 +165,12 @@ fn bridge_ports_and_their_forwarding_entries() {
     assert_eq!(seen["master"], "weft0");
     let data = &seen["linkinfo"]["info_slave_data"];
     for (setting, wanted) in [
-        ("isolated", true),
+        ("isolated", false),
         ("learning", false),
         ("flood", false),
         ("mcast_flood", false),
         ("bcast_flood", false),
-        ("hairpin", false),
+        ("hairpin", true),
     ] {
         assert_eq!(data[setting], wanted, "{setting}");
     }
@@ -254,6 +254,7 @@ fn the_nftables_table() {
             hook: "type filter hook output priority -300; policy accept;",
             rules: ports.iter().copied().map(rule).collect(),
         }],
+        sets: Vec::new(),
     };
     for ports in [[1, 2, 3].as_slice(), &[2], &[]] {
         executor.execute(&[Op::PutNft(table(ports))], None).unwrap();
@@ -266,11 +267,11 @@ fn the_nftables_table() {
             .collect();
         let ids: Vec<String> = ports.iter().map(|port| rule_id(&rule(*port))).collect();
         assert_eq!(comments, ids.iter().map(|id| format!("weft:{id}")).collect::<Vec<_>>());
-        let chains = snapshot(&mut executor).nft.unwrap();
+        let chains = snapshot(&mut executor).nft.unwrap().chains;
         assert_eq!(chains.into_iter().collect::<Vec<_>>(), [("raw_output".to_owned(), ids)]);
     }
     let mut other = space.executor().with_nft_table("weft_lab");
     other.execute(&[Op::PutNft(table(&[9]))], None).unwrap();
     assert!(space.sh("nft list tables").contains("table ip weft_lab"));
-    assert_eq!(snapshot(&mut executor).nft.unwrap()["raw_output"], [""; 0]);
+    assert_eq!(snapshot(&mut executor).nft.unwrap().chains["raw_output"], [""; 0]);
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use weft_hostnet::{Executor, Netns, SnapshotScope};
@@ -10,7 +11,9 @@ use weft_model::id::{Attachment, IfName, Slot};
 use weft_model::mac::Mac;
 use weft_model::net::NetworkConfig;
 use weft_model::op::Op;
-use weft_model::overlay::{Actual, Desired, Peer, Placement, desired, plan};
+use weft_model::overlay::{Actual, Desired, Peer, Placement, Workload, desired, plan};
+use weft_model::policy::Protocol;
+use weft_model::ports::PortMapping;
 use weft_model::workload::{Wiring, host_ifname, plan_host, plan_workload};
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -91,13 +94,27 @@ pub(crate) struct Host {
     pub(crate) executor: Executor,
     pub(crate) placement: Placement,
     pub(crate) peers: Vec<Peer>,
-    pub(crate) workloads: BTreeMap<Attachment, Ipv4Addr>,
+    pub(crate) workloads: BTreeMap<Attachment, Workload>,
     /// Namespaces of the workloads.
     pub(crate) inside: Vec<Space>,
 }
 
 pub(crate) fn network() -> NetworkConfig {
     NetworkConfig::new("10.255.0.0/16".parse().unwrap(), None, None, None).unwrap()
+}
+
+/// The second workload has two ports of the host.
+fn ports(slot: u16) -> Vec<PortMapping> {
+    let mapping = |protocol, host_ip, host_port, container_port| PortMapping {
+        protocol,
+        host_ip,
+        host_port: NonZeroU16::new(host_port).unwrap(),
+        container_port: NonZeroU16::new(container_port).unwrap(),
+    };
+    if slot != 2 {
+        return Vec::new();
+    }
+    vec![mapping(Protocol::Tcp, None, 8080, 80), mapping(Protocol::Udp, Some(ip("192.0.2.1")), 53, 5353)]
 }
 
 pub(crate) fn peer(number: u8) -> Peer {
@@ -132,6 +149,7 @@ impl Host {
             vni: 1,
             port: 8472,
             masquerade: true,
+            mark_shift: 16,
             host_services: None,
         };
         let peers = vec![peer(10), peer(11), peer(12)];
@@ -153,10 +171,13 @@ impl Host {
             gateway: subnet.gateway(),
             gateway_mac: subnet.gateway_mac(),
             mtu: self.placement.mtu,
+            bridge: None,
+            mac: None,
         };
         self.executor.execute(&plan_host(&wiring), Some(&inside.netns())).unwrap();
         inside.executor().execute(&plan_workload(&wiring), None).unwrap();
-        self.workloads.insert(wiring.attachment.clone(), wiring.address);
+        let workload = Workload { ip: wiring.address, mac: wiring.workload_mac(), ports: ports(slot) };
+        self.workloads.insert(wiring.attachment.clone(), workload);
         self.inside.push(inside);
         wiring
     }

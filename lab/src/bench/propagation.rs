@@ -44,10 +44,8 @@ pub(super) fn measure(lab: &mut Lab, summary: &mut Summary) -> Result<()> {
 }
 
 fn pod(group: &str) -> WorkloadOptions {
-    WorkloadOptions {
-        name: group.to_owned(),
-        dialect: Dialect::Containerd { namespace: "bench".to_owned(), group: Some(group.to_owned()) },
-    }
+    let dialect = Dialect::Containerd { namespace: "bench".to_owned(), group: Some(group.to_owned()) };
+    WorkloadOptions::new(group, dialect)
 }
 
 fn body<'a>(groups: impl Iterator<Item = &'a str>) -> String {

@@ -1,16 +1,33 @@
 //! Our nftables rules: masquerade, and what the programs on the devices cannot see: what NAT makes of
 //! a packet, and by which other ways packets get into the host.
 
-use super::Placement;
-use crate::op::{NftChain, NftTable};
+use super::{NftSeen, Placement, Workload};
+use crate::op::{NftChain, NftElement, NftTable};
 use crate::policy::Protocol;
+use crate::ports::PortMapping;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+mod ports;
+
+/// Ports that lead to workloads by their addresses, as a table shows them.
+#[must_use]
+pub fn mapped_ports_seen(seen: &NftSeen) -> BTreeMap<Ipv4Addr, Vec<PortMapping>> {
+    ports::seen(seen)
+}
+
+/// The elements that lead a workload's mapped ports to it.
+#[must_use]
+pub fn port_elements(workload: &Workload) -> Vec<NftElement> {
+    ports::elements(workload)
+}
 
 /// Connections in the host's conntrack that one workload may have opened at a time. The table is
 /// everybody's: once it is full, the host itself opens no connection any more.
 const CONNECTIONS_PER_WORKLOAD: u32 = 16_384;
 
 /// The table.
-pub(super) fn table(placement: &Placement) -> NftTable {
+pub(super) fn table<'a>(placement: &Placement, workloads: impl Iterator<Item = &'a Workload>) -> NftTable {
     let port = placement.port;
     let mut chains = vec![
         NftChain {
@@ -23,13 +40,18 @@ pub(super) fn table(placement: &Placement) -> NftTable {
         NftChain {
             name: "raw_prerouting",
             hook: "type filter hook prerouting priority -300; policy accept;",
-            rules: vec![plain_overlay(placement), format!("udp dport {port} notrack")],
+            rules: vec![
+                plain_overlay(placement),
+                // Only answers to the host's own processes are readdressed to 127.0.0.1, later.
+                format!("iifname \"{}\" ip daddr 127.0.0.0/8 drop", placement.bridge),
+                format!("udp dport {port} notrack"),
+            ],
         },
         NftChain {
             name: "workloads",
             // After other people's DNAT.
             hook: "type filter hook prerouting priority -50; policy accept;",
-            rules: workloads(placement),
+            rules: [vec![plain_overlay(placement)], self::workloads(placement)].concat(),
         },
         NftChain {
             name: "late_input",
@@ -37,10 +59,11 @@ pub(super) fn table(placement: &Placement) -> NftTable {
             rules: input(placement),
         },
     ];
+    chains.extend(ports::chains(placement));
     if placement.masquerade {
         chains.push(masquerade(placement));
     }
-    NftTable { chains }
+    NftTable { chains, sets: ports::sets(workloads) }
 }
 
 /// Between addresses of the overlay nothing travels but through our devices: a plain packet from

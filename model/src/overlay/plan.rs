@@ -1,8 +1,8 @@
 //! The way from what a host's network is to what it should be.
 
-use super::{Actual, Bridge, Desired, LinkKind, rule_id};
+use super::{Actual, Bridge, Desired, LinkKind, NftSeen, rule_id};
 use crate::id::IfName;
-use crate::op::Op;
+use crate::op::{NftChain, NftElement, NftSet, NftTable, Op};
 use std::collections::BTreeMap;
 
 /// The ops that turn `actual` into `desired`. Traffic is withdrawn before its next hop goes, and
@@ -17,6 +17,8 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Op> {
         desired,
         actual,
     };
+    // Before what it guards: loopback addresses are taken on the bridge, and ports join it.
+    plan_nft(desired, actual, &mut ops);
     plan_sysctls(&kept, &mut ops);
     plan_addresses(&kept, &mut ops);
     plan_withdrawals(&kept, &mut ops);
@@ -24,7 +26,6 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Op> {
     plan_next_hops(&kept, &mut ops);
     plan_removals(&kept, &mut ops);
     plan_ports(&kept, &mut ops);
-    plan_nft(desired, actual, &mut ops);
     ops
 }
 
@@ -222,13 +223,26 @@ fn plan_ports(kept: &Kept<'_>, ops: &mut Vec<Op>) {
 }
 
 fn plan_nft(desired: &Desired, actual: &Actual, ops: &mut Vec<Op>) {
-    let want: BTreeMap<String, Vec<String>> = desired
-        .nft
-        .chains
-        .iter()
-        .map(|chain| (chain.name.to_owned(), chain.rules.iter().map(|rule| rule_id(rule)).collect()))
-        .collect();
-    if actual.nft.as_ref() != Some(&want) {
+    let NftTable { chains, sets } = &desired.nft;
+    let rules = |chain: &NftChain| chain.rules.iter().map(|rule| rule_id(rule)).collect();
+    let want: BTreeMap<String, Vec<String>> =
+        chains.iter().map(|chain| (chain.name.to_owned(), rules(chain))).collect();
+    let (mut delete, mut add) = (Vec::new(), Vec::new());
+    let fits = actual.nft.as_ref().is_some_and(|seen| {
+        let fits = sets.iter().all(|set| plan_elements(set, seen, &mut delete, &mut add));
+        fits && seen.chains == want
+    });
+    if !fits {
         ops.push(Op::PutNft(desired.nft.clone()));
+    } else if !(delete.is_empty() && add.is_empty()) {
+        ops.push(Op::ChangeNftElements { delete, add });
     }
+}
+
+/// What is to be changed in a set; whether it is there, with its type.
+fn plan_elements(set: &NftSet, seen: &NftSeen, delete: &mut Vec<NftElement>, add: &mut Vec<NftElement>) -> bool {
+    let Some((kind, elements)) = seen.sets.get(set.name) else { return false };
+    delete.extend(elements.difference(&set.elements).map(|element| (set.name, element.clone())));
+    add.extend(set.elements.difference(elements).map(|element| (set.name, element.clone())));
+    kind == set.kind
 }

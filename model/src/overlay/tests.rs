@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::id::ContainerId;
-use crate::op::{NftChain, Op};
+use crate::op::{NftChain, NftElement, Op};
 use proptest::prelude::*;
+use std::num::NonZeroU16;
 
 /// What Linux 6.18 was seen to do, as far as ops of the planner can tell.
 #[derive(Debug, Clone)]
@@ -36,7 +37,9 @@ impl Kernel {
         assert!(!self.state.links.contains_key(name), "EEXIST: {name}");
         self.next_index += 1;
         self.state.links.insert(name.clone(), Link { mac, mtu, ..link(self.next_index, kind) });
-        self.state.sysctls.insert(format!("net/ipv4/conf/{name}/send_redirects"), "1".to_owned());
+        for (setting, value) in [("send_redirects", "1"), ("route_localnet", "0"), ("rp_filter", "0")] {
+            self.state.sysctls.insert(format!("net/ipv4/conf/{name}/{setting}"), value.to_owned());
+        }
         if self.has_ipv6 {
             self.state.sysctls.insert(format!("net/ipv6/conf/{name}/disable_ipv6"), "0".to_owned());
         }
@@ -114,7 +117,27 @@ impl Kernel {
 
     fn put_nft(&mut self, table: &NftTable) {
         let ids = |chain: &NftChain| chain.rules.iter().map(|rule| rule_id(rule)).collect();
-        self.state.nft = Some(table.chains.iter().map(|chain| (chain.name.to_owned(), ids(chain))).collect());
+        self.state.nft = Some(NftSeen {
+            chains: table.chains.iter().map(|chain| (chain.name.to_owned(), ids(chain))).collect(),
+            sets: table
+                .sets
+                .iter()
+                .map(|set| (set.name.to_owned(), (set.kind.to_owned(), set.elements.clone())))
+                .collect(),
+        });
+    }
+
+    fn change_elements(&mut self, delete: &[NftElement], add: &[NftElement]) {
+        let seen = self.state.nft.as_mut().expect("ENOENT: no table");
+        for (set, element) in delete {
+            assert!(seen.sets.get_mut(*set).expect("ENOENT").1.remove(element), "ENOENT: {element}");
+        }
+        for (set, element) in add {
+            let (_, elements) = seen.sets.get_mut(*set).expect("ENOENT");
+            let key = element.split(" : ").next();
+            assert!(!elements.iter().any(|other| other.split(" : ").next() == key), "EEXIST: {element}");
+            elements.insert(element.clone());
+        }
     }
 
     fn apply(&mut self, op: &Op) {
@@ -159,6 +182,8 @@ impl Kernel {
             Op::SetSysctl(key, value) => self.set_sysctl(key, value),
             Op::AcceptForward { .. } => {}
             Op::PutNft(table) => self.put_nft(table),
+            Op::ChangeNftElements { delete, add } => self.change_elements(delete, add),
+            Op::FlushConnections(_) => panic!("no plan knows of connections"),
         }
     }
 
@@ -201,12 +226,14 @@ struct Wish {
     masquerade: bool,
     /// Number, underlay address and hardware address by peer's subnet.
     peers: BTreeMap<u32, (u8, u8)>,
-    workloads: BTreeSet<u16>,
+    /// The host's port that leads to it, by slot.
+    workloads: BTreeMap<u16, Option<u16>>,
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
     let peers = proptest::collection::btree_map(10..16_u32, (1..4_u8, 0..3_u8), 0..5);
-    let workloads = proptest::collection::btree_set(2..6_u16, 0..4);
+    let ports = proptest::option::of(80..83_u16);
+    let workloads = proptest::collection::btree_map(2..6_u16, ports, 0..4);
     (0..2_u32, 1..3_u32, prop_oneof![Just(1450_u32), Just(1400)], any::<bool>(), peers, workloads).prop_map(
         |(subnet, vni, mtu, masquerade, peers, workloads)| Wish { subnet, vni, mtu, masquerade, peers, workloads },
     )
@@ -226,15 +253,32 @@ impl Wish {
             vni: self.vni,
             port: 8472,
             masquerade: self.masquerade,
+            mark_shift: 16,
             host_services: None,
         };
         let peers: Vec<Peer> = self.peers.iter().map(|(number, seed)| peer(network, *number, *seed)).collect();
         let (usable, _refused) = usable_peers(&placement, &peers);
-        let workloads = self.workloads.iter().map(|slot| {
+        // Slots beyond the first that wants a port do without: the agent gives none twice.
+        let mut given = BTreeSet::new();
+        let workloads = self.workloads.iter().map(|(slot, port)| {
             let ip = placement.subnet.address(u32::from(*slot)).unwrap();
-            (attachment(*slot), ip)
+            let port = port.filter(|port| given.insert(*port));
+            (
+                attachment(*slot),
+                Workload { ip, mac: Mac::for_workload(ip), ports: port.map(mapping).into_iter().collect() },
+            )
         });
         desired(&placement, &usable, &workloads.collect())
+    }
+}
+
+/// Even ports at one address, odd ones at all.
+fn mapping(port: u16) -> PortMapping {
+    PortMapping {
+        protocol: if port == 82 { Protocol::Udp } else { Protocol::Tcp },
+        host_ip: port.is_multiple_of(2).then_some(Ipv4Addr::new(192, 0, 2, 1)),
+        host_port: NonZeroU16::new(port).unwrap(),
+        container_port: NonZeroU16::new(8080).unwrap(),
     }
 }
 
@@ -290,6 +334,8 @@ enum Drift {
     PortEntries,
     Sysctl(usize),
     Nft(Option<bool>),
+    StrayElement,
+    NoElements,
 }
 
 fn drift() -> impl Strategy<Value = Drift> {
@@ -315,6 +361,8 @@ fn drift() -> impl Strategy<Value = Drift> {
         Just(Drift::PortEntries),
         any::<usize>().prop_map(Drift::Sysctl),
         any::<Option<bool>>().prop_map(Drift::Nft),
+        Just(Drift::StrayElement),
+        Just(Drift::NoElements),
     ]
 }
 
@@ -376,10 +424,20 @@ impl Kernel {
                 *self.state.sysctls.values_mut().nth(number % count).unwrap() = "9".to_owned();
             }
             Drift::Nft(None) => self.state.nft = None,
-            Drift::Nft(Some(stray)) => self.state.nft.iter_mut().flat_map(BTreeMap::values_mut).for_each(|rules| {
-                rules.clear();
-                rules.extend(stray.then(|| "foreign".to_owned()));
+            Drift::Nft(Some(stray)) => {
+                self.state.nft.iter_mut().flat_map(|seen| seen.chains.values_mut()).for_each(|rules| {
+                    rules.clear();
+                    rules.extend(stray.then(|| "foreign".to_owned()));
+                })
+            }
+            Drift::StrayElement => self.state.nft.iter_mut().for_each(|seen| {
+                if let Some((_, elements)) = seen.sets.get_mut("hairpin") {
+                    elements.insert("10.99.0.1 . 10.99.0.1".to_owned());
+                }
             }),
+            Drift::NoElements => {
+                self.state.nft.iter_mut().flat_map(|seen| seen.sets.values_mut()).for_each(|(_, all)| all.clear());
+            }
         }
     }
 
@@ -493,6 +551,7 @@ fn peers_that_would_hurt_are_refused_and_the_others_used() {
         vni: 1,
         port: 8472,
         masquerade: true,
+        mark_shift: 16,
         host_services: None,
     };
     let all = [good.clone(), wide, outside, same_mac, ourselves, own_subnet];
@@ -509,4 +568,24 @@ fn peers_that_would_hurt_are_refused_and_the_others_used() {
             "subnet overlaps ours",
         ]
     );
+}
+
+proptest! {
+    /// An agent whose journal is lost reads its workloads' ports from the kernel.
+    #[test]
+    fn mapped_ports_read_back(wish in wish()) {
+        let desired = wish.desired();
+        let mut kernel = kernel(true);
+        kernel.put_nft(&desired.nft);
+        let wanted: usize = desired.nft.sets.iter().filter(|set| set.is_map()).map(|set| set.elements.len()).sum();
+        let seen = mapped_ports_seen(kernel.state.nft.as_ref().unwrap());
+        prop_assert_eq!(seen.values().map(Vec::len).sum::<usize>(), wanted);
+        for (ip, ports) in seen {
+            let workload = Workload { ip, mac: Mac::for_workload(ip), ports };
+            for (set, element) in port_elements(&workload) {
+                let set = desired.nft.sets.iter().find(|other| other.name == set).unwrap();
+                prop_assert!(set.elements.contains(&element), "{element}");
+            }
+        }
+    }
 }

@@ -12,6 +12,9 @@ pub enum Remote {
     Itself,
     /// The workload's own host (a process there: kubelet, health checks).
     OwnHost,
+    /// Through a mapped port: the outside that comes in by one of the workload's, or the workload's own host
+    /// reached at one, behind which a workload stands that is judged at its own door.
+    Mapped,
     /// Another weft host's own address.
     OtherHost,
     /// A workload, or anything, that bears a tag.
@@ -38,6 +41,8 @@ pub enum Why {
     Itself,
     /// A host always reaches its workloads.
     OwnHost,
+    /// A port of the host is mapped to the workload.
+    Mapped,
     /// Other hosts may reach the workload, by configuration.
     HostsMayReach,
     /// The rule of this number.
@@ -84,6 +89,9 @@ pub fn isolated(mode: Isolation, group_is_destination: bool) -> bool {
 /// [`super::icmp_port`], for protocols without ports 0.
 #[must_use]
 pub fn evaluate(set: &PolicySet, direction: Direction, remote: Remote, proto: u8, port: u16) -> Ruling {
+    if remote == Remote::Mapped {
+        return Ruling::allow(Why::Mapped);
+    }
     if direction == Direction::Ingress {
         match remote {
             Remote::Itself => return Ruling::allow(Why::Itself),
@@ -162,6 +170,7 @@ mod tests {
         let cases = [
             (Remote::Itself, 6, 1, true),
             (Remote::OwnHost, 6, 1, true),
+            (Remote::Mapped, 6, 1, true),
             (Remote::OtherHost, 6, 80, false),
             (seven, 6, 80, true),
             (seven, 6, 90, true),
