@@ -32,7 +32,7 @@ fn explain_and_packets_agree() {
     let app = lab.add("c1", &WorkloadOptions::app("app", "3b1c")).expect("app");
     let web = lab.add("c1", &WorkloadOptions::app("web", "77aa")).expect("web");
     let dialect = Dialect::Containerd { namespace: "shop".to_owned(), group: Some("front".to_owned()) };
-    let pod = lab.add("n1", &WorkloadOptions { name: "front".to_owned(), dialect }).expect("pod");
+    let pod = lab.add("n1", &WorkloadOptions::new("front", dialect)).expect("pod");
     let _servers = [8080, 8081].map(|port| HttpServer::start(&web.netns, port).expect("server"));
     let (app_ip, web_ip, pod_ip) = (app.ip.to_string(), web.ip.to_string(), pod.ip.to_string());
     let (on_cell, on_node) = (lab.host("c1"), lab.host("n1"));

@@ -295,6 +295,7 @@ fn because(why: Why) -> &'static str {
     match why {
         Why::Itself => "itself",
         Why::OwnHost => "own-host",
+        Why::Mapped => "mapped",
         Why::HostsMayReach => "hosts-may-reach",
         Why::Rule(_) => "rule",
         Why::Open => "open",

@@ -61,6 +61,7 @@ fn words(because: &str) -> &str {
     match because {
         "itself" => "a workload always reaches itself",
         "own-host" => "a host always reaches its workloads",
+        "mapped" => "a port of the host is mapped to it",
         "hosts-may-reach" => "other hosts may reach workloads here (hosts_may_reach)",
         "open" => "no rule says no, and none is needed",
         "isolated" => "no policy allows it, and the workload is isolated",
