@@ -4,6 +4,7 @@
 mod cni;
 mod denials;
 mod frame;
+mod parallel;
 mod policies;
 mod programs;
 mod propagation;
@@ -61,11 +62,13 @@ fn in_lab(wanted: impl Fn(Part) -> bool, summary: &mut Summary) -> Result<()> {
     let mut options = LabOptions::three(&LabOptions::unique_name("bench"));
     for host in &mut options.hosts {
         // A denied probe is answered at once, so that probes are a millisecond apart.
-        host.flags = vec!["--deny".to_owned(), "reject".to_owned()];
+        // Hundreds of addresses are used within seconds.
+        host.flags = ["--deny", "reject", "--address-cool-down", "1"].map(str::to_owned).into();
     }
     let mut lab = Lab::up(options)?;
-    let all: [(Part, Measure); 5] = [
+    let all: [(Part, Measure); 6] = [
         (Part::Cni, cni::measure),
+        (Part::Cni, parallel::measure),
         (Part::Policies, policies::measure),
         (Part::Propagation, propagation::measure),
         (Part::Traffic, traffic::measure),

@@ -108,10 +108,10 @@ fn an_agent_whose_backlog_is_full_is_given_up_too() {
     let (code, msg) = call.run(&host).message();
     assert!(code == 11 && msg.ends_with("no answer in time"), "{msg}");
     assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
-    // DEL waits two seconds at most.
+    // DEL waits five seconds at most.
     let begin = Instant::now();
     Call::new("DEL", &config(&socket, 10)).run(&host).silent_success();
-    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 #[test]

@@ -84,21 +84,9 @@ fn ours(lab: &mut Lab, options: &WorkloadOptions, prober: &Workload) -> Result<(
 fn debians(lab: &Lab, number: usize) -> Result<(Duration, Duration)> {
     let name = format!("{}debian-{number}", prefix(&lab.name));
     sh(&format!("ip netns add {name}"))?;
-    let data = lab.folder.join("host-local");
-    let mut call = CniCall {
-        command: "ADD".to_owned(),
-        container_id: format!("debian-{number}"),
-        netns: format!("/run/netns/{name}"),
-        args: String::new(),
-        stdin: json!({
-            "cniVersion": "1.0.0", "name": "debian", "type": "bridge", "bridge": "cni0", "isGateway": true,
-            "isDefaultGateway": true, "ipMasq": false,
-            "ipam": {"type": "host-local", "subnet": "10.244.0.0/24", "dataDir": data}
-        }),
-        environment: Vec::new(),
-    };
+    let mut call = debian_call(lab, &format!("debian-{number}"), &Path::new("/run/netns").join(&name));
     let host = netns(&lab.name, "debian");
-    let plugin = PathBuf::from(DEBIAN_PLUGINS).join("bridge");
+    let plugin = debians_plugin();
     let (added, _) = timed(&host, &plugin, &call)?;
     call.command = "DEL".to_owned();
     let (deleted, _) = timed(&host, &plugin, &call)?;
@@ -106,8 +94,28 @@ fn debians(lab: &Lab, number: usize) -> Result<(Duration, Duration)> {
     Ok((added, deleted))
 }
 
+/// ADD of Debian's bridge and host-local.
+pub(super) fn debian_call(lab: &Lab, container_id: &str, netns: &Path) -> CniCall {
+    CniCall {
+        command: "ADD".to_owned(),
+        container_id: container_id.to_owned(),
+        netns: netns.display().to_string(),
+        args: String::new(),
+        stdin: json!({
+            "cniVersion": "1.0.0", "name": "debian", "type": "bridge", "bridge": "cni0", "isGateway": true,
+            "isDefaultGateway": true, "ipMasq": false,
+            "ipam": {"type": "host-local", "subnet": "10.244.0.0/23", "dataDir": lab.folder.join("host-local")}
+        }),
+        environment: Vec::new(),
+    }
+}
+
+pub(super) fn debians_plugin() -> PathBuf {
+    PathBuf::from(DEBIAN_PLUGINS).join("bridge")
+}
+
 /// Runs a plugin from a thread that is in the host's namespace already: exec to exit is the plugin's.
-fn timed(host: &Path, plugin: &Path, call: &CniCall) -> Result<(Duration, Value)> {
+pub(super) fn timed(host: &Path, plugin: &Path, call: &CniCall) -> Result<(Duration, Value)> {
     let stdin = serde_json::to_vec(&call.stdin)?;
     inside(host, || {
         let start = Instant::now();
