@@ -57,6 +57,11 @@ const NOTES: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 /// Kernel notifications within this time are one while passes fail: what a failing pass does is notified too.
 const DEBOUNCE_FAILING: Duration = Duration::from_millis(500);
+/// Kernel notifications within this time are one while workloads come and go: nearly all of them are of our
+/// own doing, and a pass over a hundred workloads keeps the next ADD waiting.
+const DEBOUNCE_BUSY: Duration = Duration::from_millis(400);
+/// How long after an ADD or DEL that is.
+const BUSY: Duration = Duration::from_millis(100);
 /// Messages taken between two looks at what is due.
 const BATCH: usize = 64;
 
@@ -232,6 +237,8 @@ struct Core {
     network: SyncStatus,
     programs: SyncStatus,
     due: Due,
+    /// The last ADD or DEL.
+    busy: Option<Instant>,
 }
 
 /// Policies as the store showed them last.
@@ -298,6 +305,7 @@ impl Core {
             network: SyncStatus::default(),
             programs: SyncStatus::default(),
             due: Due { reconcile: now, notes: now },
+            busy: None,
         })
     }
 
@@ -322,6 +330,9 @@ impl Core {
     }
 
     fn handle(&mut self, command: Command) {
+        if matches!(command, Command::Reserve(..) | Command::Commit(..) | Command::Remove(..) | Command::Removed(_)) {
+            self.busy = Some(Instant::now());
+        }
         match command {
             Command::Reserve(request, reply) => answer(reply, self.reserve(request)),
             Command::Commit(request, reply) => answer(reply, self.commit(&request)),
@@ -345,7 +356,12 @@ impl Core {
             Command::Reconfigure(logging) => self.reconfigure_logging(logging),
             Command::KernelChanged => {
                 let failing = !(self.network.in_sync && self.programs.in_sync);
-                self.due.within(if failing { DEBOUNCE_FAILING } else { DEBOUNCE });
+                let busy = self.busy.is_some_and(|last| last.elapsed() < BUSY);
+                self.due.within(match (failing, busy) {
+                    (true, _) => DEBOUNCE_FAILING,
+                    (_, true) => DEBOUNCE_BUSY,
+                    _ => DEBOUNCE,
+                });
             }
             Command::Stop => {}
         }
