@@ -18,8 +18,8 @@ use weft_api::agent::{ReleaseRequest, RemoveRequest, RemoveResponse};
 use weft_model::op::Op;
 use weft_model::workload::host_ifname;
 
-/// How long the agent has for it. On an idle machine a hundred at once take it a fifth of a second; on one
-/// that is overwhelmed, a hundred plugins that give up and remove their links one by one make it worse.
+/// How long the agent has for it. A hundred at once took it 1 to 2 s on a machine with ten busy processes a
+/// core; a hundred plugins that give up and remove their links one by one would make it worse.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Takes a workload down; nothing there is a success.
