@@ -136,6 +136,7 @@ mod tests {
             ]
             .into(),
             host_addresses: [ip("192.0.2.1")].into(),
+            mapped_ports: [].into(),
         }
     }
 
