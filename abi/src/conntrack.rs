@@ -1,7 +1,7 @@
 //! Connection tracking, an entry per local endpoint: nothing is shared between tenants, and what
 //! NAT does between two endpoints of one host does not matter.
 
-/// Key of maps `ct_est4` (both directions seen) and `ct_half4` (one direction seen).
+/// Key of maps `ct_est4`, `ct_short4` and `ct_more4`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnKey4 {
@@ -52,6 +52,8 @@ pub mod conn_flag {
     /// The policy that allowed the flow is gone. The entry stays for a while, so that what the
     /// workload still sends on it is not taken for a connection that it opens.
     pub const REVOKED: u8 = 8;
+    /// The side that did not open the flow has answered.
+    pub const ANSWERED: u8 = 16;
 }
 
 /// Bits of [`Conn::tcp`].
@@ -63,6 +65,68 @@ pub mod tcp_state {
     /// A RST was seen.
     pub const RST: u8 = 4;
 }
+
+/// How long an answered TCP connection is known after its last packet, in units of [`Conn::seen`]: 24 h.
+pub const TCP_LIFETIME: u32 = 80_466;
+
+/// Length of a window of [`Share`], in units of [`Conn::seen`]: 180 s, which no flow in `ct_short4` outlives without a
+/// packet.
+pub const SHARE_WINDOW: u32 = 168;
+
+/// Value of map `ct_share`, an array indexed by slot: what it takes of what all slots share.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Connections in `ct_est4`. As signed: lost counts may leave it a little below zero.
+    pub held: u64,
+    /// Flows begun, in windows of [`SHARE_WINDOW`].
+    pub begun: Window,
+    /// Bytes of datagrams sent in pieces that are not whole yet, in windows of [`PIECES_WINDOW`].
+    pub pieces: Window,
+    /// Answers to denied packets, in windows of one unit of [`Conn::seen`].
+    pub answers: Window,
+}
+
+/// How many flows of one slot the tables take that no other slot's push out: a constant of the programs, global
+/// `FLOW_SHARES`, which follows from the sizes of the maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowShares {
+    /// Connections in `ct_est4`.
+    pub established: u32,
+    /// Flows begun in `ct_short4` in a [`SHARE_WINDOW`].
+    pub short: u32,
+}
+
+impl FlowShares {
+    /// The shares in tables of so many entries: those of [`crate::capacity::SHARES`] slots fit, also in two
+    /// windows that meet, and a quarter is left for the free elements that each CPU keeps to itself.
+    #[must_use]
+    pub const fn of(established: u32, short: u32) -> Self {
+        const fn part(entries: u32, windows: u32) -> u32 {
+            let share = entries / 4 * 3 / windows / crate::capacity::SHARES;
+            if share == 0 { 1 } else { share }
+        }
+        Self { established: part(established, 1), short: part(short, 2) }
+    }
+}
+
+/// A count that begins anew with every window of time. Windows do not slide: it is at most twice the limit in any time
+/// of a window's length.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// What was counted in it.
+    pub count: u64,
+    /// Its number: the time in units of its length.
+    pub number: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Length of a window of [`Share::pieces`], in units of [`Conn::seen`]: 30 s, after which the kernel forgets pieces
+/// (`net.ipv4.ipfrag_time`).
+pub const PIECES_WINDOW: u32 = 28;
 
 /// Key of map `frag4`: the datagram a fragment belongs to.
 #[repr(C)]
@@ -90,9 +154,15 @@ pub struct Frag {
     pub generation: u32,
     /// As [`Conn::incarnation`].
     pub incarnation: u32,
+    /// Bytes of payload seen in their order.
+    pub next: u32,
+    /// What the datagram has been charged with in [`Share::pieces`].
+    pub charged: u32,
 }
 
 const _: () = assert!(size_of::<ConnKey4>() == 16);
 const _: () = assert!(size_of::<Conn>() == 24);
+const _: () = assert!(size_of::<Share>() == 56);
+const _: () = assert!(size_of::<FlowShares>() == 8);
 const _: () = assert!(size_of::<FragKey4>() == 16);
-const _: () = assert!(size_of::<Frag>() == 8);
+const _: () = assert!(size_of::<Frag>() == 16);

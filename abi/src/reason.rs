@@ -60,11 +60,19 @@ pub enum Reason {
     Carried = 25,
     /// Other people's traffic on the underlay, left alone.
     Foreign = 26,
+    /// A piece of a datagram of a workload that has too many unfinished ones.
+    FragmentShare = 27,
+    /// A denied packet that should have been answered was dropped: its workload has had its share of answers.
+    AnswerLimited = 28,
+    /// To an address that is nobody's: 0.0.0.0/8, 127.0.0.0/8, 240.0.0.0/4.
+    Martian = 29,
+    /// An IP header with options, sent by a workload.
+    IpOptions = 30,
 }
 
 impl Reason {
     /// How many counters there are.
-    pub const COUNT: u32 = 27;
+    pub const COUNT: u32 = 31;
 
     /// All, by code.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -95,6 +103,10 @@ impl Reason {
         Self::ChecksumOffload,
         Self::Carried,
         Self::Foreign,
+        Self::FragmentShare,
+        Self::AnswerLimited,
+        Self::Martian,
+        Self::IpOptions,
     ];
 
     /// The name in logs, metrics and documentation.
@@ -128,6 +140,10 @@ impl Reason {
             Self::ChecksumOffload => "checksum-offload",
             Self::Carried => "carried",
             Self::Foreign => "foreign",
+            Self::FragmentShare => "fragment-share",
+            Self::AnswerLimited => "answer-limited",
+            Self::Martian => "martian",
+            Self::IpOptions => "ip-options",
         }
     }
 

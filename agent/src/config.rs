@@ -148,10 +148,10 @@ pub struct Raw {
     /// Address and port to serve Prometheus' metrics on, such as 127.0.0.1:9469 [default: only on the socket]
     #[arg(long)]
     pub metrics_listen: Option<String>,
-    /// Connections the programs remember, both sides seen, 1024 to 16777216 [default: 131072]
+    /// Answered TCP connections the programs remember, 1024 to 16777216 [default: 131072]
     #[arg(long)]
     pub max_connections: Option<u32>,
-    /// Connections the programs remember that nobody answered yet, 1024 to 16777216 [default: 32768]
+    /// Other flows they remember, and as many beyond their workload's share, 1024 to 16777216 [default: 65536]
     #[arg(long)]
     pub max_unanswered: Option<u32>,
     /// Entries of policies, 1024 to 16777216 [default: 262144]

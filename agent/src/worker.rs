@@ -49,6 +49,8 @@ use weft_store::policy::PolicyView;
 
 /// Kernel notifications within this time are one.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How often connections that ended unseen are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 /// How often everything is looked at without any reason.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How often notes of the plugin are looked for.
@@ -252,6 +254,7 @@ struct Known {
 struct Due {
     reconcile: Instant,
     notes: Instant,
+    sweep: Instant,
 }
 
 impl Due {
@@ -304,14 +307,15 @@ impl Core {
             pinned: 0,
             network: SyncStatus::default(),
             programs: SyncStatus::default(),
-            due: Due { reconcile: now, notes: now },
+            due: Due { reconcile: now, notes: now, sweep: now + SWEEP },
             busy: None,
         })
     }
 
     fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            let wait = self.due.reconcile.min(self.due.notes).saturating_duration_since(Instant::now());
+            let wait =
+                self.due.reconcile.min(self.due.notes).min(self.due.sweep).saturating_duration_since(Instant::now());
             match commands.recv_timeout(wait) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -391,6 +395,20 @@ impl Core {
         if self.due.reconcile <= now {
             self.due.reconcile = now + INTERVAL;
             self.reconcile();
+        }
+        if self.due.sweep <= now {
+            self.due.sweep = now + SWEEP;
+            self.sweep_connections();
+        }
+    }
+
+    /// Connections that nobody closed keep nothing from their workload's share.
+    fn sweep_connections(&mut self) {
+        let Some(datapath) = &mut self.datapath else { return };
+        match datapath.sweep_connections() {
+            Ok(0) => {}
+            Ok(removed) => tracing::debug!(removed, "connections that ended unseen"),
+            Err(error) => tracing::warn!(%error, "connections that ended unseen stay: trying again in a minute"),
         }
     }
 

@@ -8,6 +8,7 @@
 mod attach;
 mod barrier;
 mod btf;
+mod connections;
 mod counters;
 mod denials;
 mod encode;

@@ -72,7 +72,7 @@ const fn stateful(layout: MapLayout) -> MapLayout {
 }
 
 /// Every map of the object, at the sizes asked for.
-pub(crate) fn maps(sizes: &MapSizes) -> [MapLayout; 13] {
+pub(crate) fn maps(sizes: &MapSizes) -> [MapLayout; 15] {
     let mut maps = MAPS;
     for layout in &mut maps {
         layout.max_entries = size_of_map(layout.name, sizes).unwrap_or(layout.max_entries);
@@ -84,7 +84,7 @@ pub(crate) fn maps(sizes: &MapSizes) -> [MapLayout; 13] {
 fn size_of_map(name: &str, sizes: &MapSizes) -> Option<u32> {
     match name {
         "ct_est4" => Some(sizes.connections),
-        "ct_half4" => Some(sizes.unanswered),
+        "ct_short4" | "ct_more4" => Some(sizes.unanswered),
         "pol" | "ranges" => Some(sizes.policy_entries),
         "denials" => Some(sizes.record_bytes),
         _ => None,
@@ -92,10 +92,12 @@ fn size_of_map(name: &str, sizes: &MapSizes) -> Option<u32> {
 }
 
 /// Every map of the object, as it says itself.
-pub(crate) const MAPS: [MapLayout; 13] = [
+pub(crate) const MAPS: [MapLayout; 15] = [
     stateful(map::<u32, weft_abi::Endpoint>("ep", weft_abi::MAX_SLOTS)),
     stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_est4", capacity::CT_EST4)),
-    stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_half4", capacity::CT_HALF4)),
+    stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_short4", capacity::CT_SHORT4)),
+    stateful(map::<weft_abi::ConnKey4, weft_abi::Conn>("ct_more4", capacity::CT_MORE4)),
+    stateful(map::<u32, weft_abi::Share>("ct_share", weft_abi::MAX_SLOTS)),
     stateful(map::<weft_abi::FragKey4, weft_abi::Frag>("frag4", capacity::FRAG4)),
     map::<u32, weft_abi::Host>("host", 1),
     map::<weft_abi::PolicyKey, weft_abi::PolicyValue>("pol", capacity::POL),

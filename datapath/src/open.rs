@@ -1,6 +1,7 @@
 //! Opening the data plane and applying changes to it.
 
 use crate::barrier::wait_for_programs;
+use crate::connections::Connections;
 use crate::counters;
 use crate::denials::DenialReader;
 use crate::endpoints::{EndpointView, Endpoints};
@@ -17,7 +18,7 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use weft_abi::host_flag;
+use weft_abi::{FlowShares, host_flag};
 use weft_model::datapath::{Endpoint, Host, MAX_SET_ID, MapOp, MapSizes, SetId, Surroundings};
 use weft_model::id::Slot;
 
@@ -29,6 +30,7 @@ pub struct Datapath {
     endpoints: Endpoints,
     sets: Sets,
     surroundings: SurroundingsMaps,
+    connections: Connections,
     counters: PerCpuArray<MapData, u64>,
     writes: Writes,
     /// The kernel's numbers of the pinned maps.
@@ -78,7 +80,8 @@ impl Datapath {
         pins.discard_misfits(&layouts)?;
         let skb = Raw(skb::layout()?);
         let mut loader = EbpfLoader::new();
-        loader.override_global("SKB_LAYOUT", &skb, true);
+        let shares = Raw(FlowShares::of(sizes.connections, sizes.unanswered));
+        loader.override_global("SKB_LAYOUT", &skb, true).override_global("FLOW_SHARES", &shares, true);
         for layout in &layouts {
             loader.map_pin_path(layout.name, pins.map(layout.name)).map_max_entries(layout.name, layout.max_entries);
         }
@@ -99,6 +102,10 @@ impl Datapath {
             surroundings: SurroundingsMaps {
                 peers: map(&mut programs, "peers4")?,
                 addresses: map(&mut programs, "host4")?,
+            },
+            connections: Connections {
+                established: map(&mut programs, "ct_est4")?,
+                shares: map(&mut programs, "ct_share")?,
             },
             counters: map(&mut programs, "counters")?,
             writes: Writes::default(),
@@ -215,6 +222,15 @@ impl Datapath {
     /// The map cannot be read.
     pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
         counters::read(&self.counters)
+    }
+
+    /// Removes established connections that ended unseen, and counts what each workload holds; how many were removed.
+    /// Without it, workloads that leave many such connections lose their share of the table.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn sweep_connections(&mut self) -> Result<usize, DatapathError> {
+        self.connections.sweep(&self.endpoints())
     }
 
     /// Bytes of kernel memory that each map takes now.

@@ -15,4 +15,4 @@ macro_rules! pod {
     )+};
 }
 
-pod!(Host, PolicyKey, PolicyValue, RangeKey, CidrKey4, Peer, SkbLayout);
+pod!(Conn, ConnKey4, FlowShares, Share, Host, PolicyKey, PolicyValue, RangeKey, CidrKey4, Peer, SkbLayout);

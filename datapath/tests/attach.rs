@@ -199,7 +199,7 @@ fn connections_and_generations_are_made_anew_together() {
     let bench = Bench::new(vec![]);
     let Bench { datapath, folder, .. } = bench;
     drop(datapath);
-    std::fs::remove_file(maps(&folder).join("ct_half4")).unwrap();
+    std::fs::remove_file(maps(&folder).join("ct_short4")).unwrap();
     let next = Datapath::open(&folder, &host()).unwrap();
     assert!(next.endpoints().is_empty());
     assert_eq!(next.surroundings().unwrap().peers.len(), 3);
@@ -258,7 +258,7 @@ fn a_folder_that_is_no_bpffs_is_said_clearly() {
 fn maps_tell_their_size() {
     let bench = Bench::new(vec![]);
     let memory = bench.datapath.map_memory().unwrap();
-    assert_eq!(memory.len(), 13);
+    assert_eq!(memory.len(), 15);
     let total: u64 = memory.values().sum();
     assert!((1 << 20..64 << 20).contains(&total), "{memory:?}");
 }

@@ -235,7 +235,7 @@ fn flows_end_after_their_time() {
             for frame in &answered {
                 assert_eq!(bench.arrive(frame, 0).verdict, PASS, "{name}");
             }
-            let table = if answered.is_empty() { "ct_half4" } else { "ct_est4" };
+            let table = if name == "TCP" { "ct_est4" } else { "ct_short4" };
             age(&bench, table, if late { seconds + 4 } else { seconds - 4 });
             assert_eq!(bench.arrive(&back, 0).verdict, verdict, "{name}, {late}");
         }
@@ -255,6 +255,6 @@ fn a_closed_connection_is_forgotten_soon() {
     assert_eq!(bench.arrive(&back(ACK), 0).verdict, PASS, "half closed lives on");
     assert_eq!(bench.out(&out(FIN | ACK)).verdict, PASS);
     assert_eq!(bench.arrive(&back(ACK), 0).verdict, PASS, "the last acknowledgement");
-    age(&bench, "ct_est4", 14);
+    age(&bench, "ct_more4", 14);
     assert_eq!(bench.arrive(&back(ACK), 0).verdict, DROP);
 }

@@ -52,6 +52,38 @@ fn link_local_is_closed_until_it_is_configured() {
 }
 
 #[test]
+fn addresses_that_are_nobodys_are_not_reached() {
+    let bench = Bench::new(vec![]);
+    for text in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "127.255.0.1", "240.0.0.1", "255.255.255.254"] {
+        let to = text.parse().unwrap();
+        bench.expect("martian", DROP, |b| b.out(&sent(&udp(OWN, to, (1, 2), b""))));
+        bench.expect("martian", DROP, |b| b.out(&sent(&tcp(OWN, to, (1, 2), SYN, b""))));
+    }
+    bench.expect("passed", PASS, |b| b.out(&sent(&udp(OWN, Ipv4Addr::new(128, 0, 0, 1), (1, 2), b""))));
+}
+
+/// Sent by a workload they are dropped; towards it, the ports behind them are judged.
+#[test]
+fn ip_options() {
+    let bench = Bench::new(vec![rule(
+        weft_model::policy::Direction::Ingress,
+        tag_peer(7),
+        ports(weft_model::policy::Protocol::Udp, 80, 80),
+    )]);
+    let with_options = |packet: Vec<u8>| {
+        let mut longer = [&packet[..20], &[1, 1, 1, 0], &packet[20..]].concat();
+        longer[0] = 0x46;
+        let length = u16::try_from(longer.len()).unwrap();
+        longer[2..4].copy_from_slice(&length.to_be_bytes());
+        longer
+    };
+    bench.expect("ip-options", DROP, |b| b.out(&sent(&with_options(udp(OWN, OUTSIDE, (1, 80), b"")))));
+    let towards = |port| received(&with_options(udp(REMOTE, OWN, (1, port), b"")));
+    bench.expect("passed", PASS, |b| b.arrive(&towards(80), 7));
+    bench.expect("policy", DROP, |b| b.arrive(&towards(81), 7));
+}
+
+#[test]
 fn only_ipv4_and_arp_pass() {
     let bench = Bench::new(vec![]);
     for kind in [0x86dd, 0x8100, 0x88cc, 0x0842] {
@@ -145,6 +177,14 @@ fn fragments_follow_their_first_one() {
     bench.expect("malformed", DROP, |b| b.arrive(&received(&ipv4(REMOTE, OWN, 17, MORE, &[0; 7])), 7));
     bench.rules(vec![]);
     bench.expect("fragment", DROP, |b| b.arrive(&later, 7));
+    // A TCP header is not laid over with another.
+    bench.rules(vec![rule(weft_model::policy::Direction::Ingress, tag_peer(7), weft_model::policy::Traffic::All)]);
+    let segment = tcp(REMOTE, OWN, (40000, 80), SYN, &[0; 28]);
+    bench.expect("passed", PASS, |b| b.arrive(&received(&ipv4(REMOTE, OWN, 6, MORE, &segment[20..68])), 7));
+    for (offset, fate) in [(1, "fragment"), (2, "fragment"), (3, "passed")] {
+        let verdict = if fate == "passed" { PASS } else { DROP };
+        bench.expect(fate, verdict, |b| b.arrive(&received(&ipv4(REMOTE, OWN, 6, MORE | offset, &[0; 24])), 7));
+    }
     // And what the workload sends in pieces.
     let mine = sent(&ipv4(OWN, OUTSIDE, 17, 3, b"the rest"));
     bench.expect("fragment", DROP, |b| b.out(&mine));

@@ -5,18 +5,18 @@
 //! again as its opener asked for it, whichever side's packet is at hand, then stamp or revoke.
 
 use crate::allowed;
-use crate::denial::{Refusal, audited, count};
+use crate::denial::{Refusal, audited};
+use crate::flows::{self, Place};
 use crate::identity::Identity;
 use crate::judge::{Request, Ruling, judge};
 use crate::local::Local;
-use crate::maps::{CT_EST4, CT_HALF4};
 use crate::packet::{Packet, icmp_port, tcp};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use weft_abi::{Conn, ConnKey4, Reason, conn_flag, direction, flag, proto, tcp_state};
 
 /// Lifetimes in units of [`Conn::seen`], 2^30 ns.
 mod lifetime {
-    pub(super) const TCP: u32 = 80_466; // 24 h
+    pub(super) const TCP: u32 = weft_abi::TCP_LIFETIME;
     pub(super) const TCP_HALF: u32 = 112; // 120 s
     pub(super) const TCP_CLOSING: u32 = 10;
     pub(super) const OTHER: u32 = 168; // 180 s
@@ -37,7 +37,7 @@ pub(crate) struct Passage<'a> {
 
 /// The time in units of [`Conn::seen`].
 #[inline(always)]
-fn now() -> u32 {
+pub(crate) fn now() -> u32 {
     // SAFETY: reads a clock.
     (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
 }
@@ -51,11 +51,8 @@ pub(crate) fn pass(passage: &Passage<'_>) -> Result<(), Refusal> {
         // An address may have been given to somebody else: who opens is always judged.
         return open(passage, &key, now, false);
     }
-    if let Some(conn) = find(&CT_EST4, &key, passage.local, now, false) {
-        return follow(passage, &key, conn, now, true);
-    }
-    if let Some(conn) = find(&CT_HALF4, &key, passage.local, now, true) {
-        return follow(passage, &key, conn, now, false);
+    if let Some((conn, place)) = find(&key, passage.local, now) {
+        return follow(passage, &key, conn, now, place);
     }
     open(passage, &key, now, false)
 }
@@ -63,57 +60,57 @@ pub(crate) fn pass(passage: &Passage<'_>) -> Result<(), Refusal> {
 /// Whether the flow of `key` may pass as it is; used for packets that quote it.
 #[inline(always)]
 pub(crate) fn is_current(local: &Local, key: &ConnKey4) -> bool {
-    let now = now();
-    let current = |conn: *mut Conn| {
+    let current = |(conn, _): (*mut Conn, Place)| {
         // SAFETY: LRU elements are preallocated; a reused one has another key, which costs a verdict
         // on one ICMP error.
         let conn = unsafe { &*conn };
         conn.generation == local.head.generation && conn.flags & conn_flag::REVOKED == 0
     };
-    find(&CT_EST4, key, local, now, false).is_some_and(current)
-        || find(&CT_HALF4, key, local, now, true).is_some_and(current)
+    find(key, local, now()).is_some_and(current)
 }
 
 /// Whether the flow of `key` began before, and neither side has closed it.
 #[inline(always)]
 pub(crate) fn is_under_way(local: &Local, key: &ConnKey4) -> bool {
-    let now = now();
-    let open = |conn: *mut Conn| {
+    let open = |(conn, _): (*mut Conn, Place)| {
         // SAFETY: as in `is_current`; here it costs a record.
         let conn = unsafe { &*conn };
         conn.generation == local.head.generation && conn.tcp == 0 && conn.flags & conn_flag::REVOKED == 0
     };
-    find(&CT_HALF4, key, local, now, true).is_some_and(open) || find(&CT_EST4, key, local, now, false).is_some_and(open)
+    find(key, local, now()).is_some_and(open)
 }
 
-type Table = aya_ebpf::maps::LruHashMap<ConnKey4, Conn>;
-
-/// The entry, unless it is a former workload's or too old.
+/// The flow, unless it is a former workload's or too old.
 #[inline(always)]
-fn find(table: &Table, key: &ConnKey4, local: &Local, now: u32, half: bool) -> Option<*mut Conn> {
-    let found = table.get_ptr_mut(key)?;
-    // SAFETY: a live element of the map; each field is read once.
-    let conn = unsafe { &*found };
-    let age = now.wrapping_sub(conn.seen);
-    // Another CPU may have written a `seen` one unit ahead of our clock: that is no age.
-    let alive = age as i32 <= lifetime(key.proto, conn, half) as i32;
-    (conn.incarnation == local.endpoint.incarnation && alive).then_some(found)
+fn find(key: &ConnKey4, local: &Local, now: u32) -> Option<(*mut Conn, Place)> {
+    flows::find(key, |conn| {
+        let age = now.wrapping_sub(conn.seen);
+        // Another CPU may have written a `seen` one unit ahead of our clock: that is no age.
+        conn.incarnation == local.endpoint.incarnation && age as i32 <= lifetime(key.proto, conn) as i32
+    })
 }
 
 #[inline(always)]
-fn lifetime(proto: u8, conn: &Conn, half: bool) -> u32 {
+fn lifetime(proto: u8, conn: &Conn) -> u32 {
     if conn.flags & conn_flag::REVOKED != 0 {
         return lifetime::REVOKED;
     }
-    let closed = tcp_state::FIN_LOCAL | tcp_state::FIN_REMOTE;
+    let half = conn.flags & conn_flag::ANSWERED == 0;
     match proto {
         proto::TCP if half => lifetime::TCP_HALF,
-        proto::TCP if conn.tcp & tcp_state::RST != 0 || conn.tcp & closed == closed => lifetime::TCP_CLOSING,
+        proto::TCP if is_closed(conn.tcp) => lifetime::TCP_CLOSING,
         proto::TCP => lifetime::TCP,
         proto::ICMP => lifetime::ICMP,
         _ if half => lifetime::OTHER_HALF,
         _ => lifetime::OTHER,
     }
+}
+
+/// Whether a TCP connection is over: a RST, or a FIN from both sides.
+#[inline(always)]
+fn is_closed(tcp: u8) -> bool {
+    let closed = tcp_state::FIN_LOCAL | tcp_state::FIN_REMOTE;
+    tcp & tcp_state::RST != 0 || tcp & closed == closed
 }
 
 impl Passage<'_> {
@@ -170,7 +167,7 @@ fn identity(conn: &Conn) -> Identity {
 
 /// A packet of a known flow.
 #[inline(always)]
-fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, established: bool) -> Result<(), Refusal> {
+fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, place: Place) -> Result<(), Refusal> {
     // SAFETY: a live element; other CPUs write its fields too, which are independent of each other.
     let conn = unsafe { &mut *found };
     let forward = passage.is_forward(conn);
@@ -189,8 +186,15 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, est
         return Err(Refusal::denied(Reason::Revoked, conn.rule));
     }
     touch(passage, conn, now);
-    if !established && !forward {
-        promote(key, conn);
+    if passage.packet.proto == proto::TCP && place == Place::Est {
+        if is_closed(conn.tcp) {
+            flows::end(key, conn);
+        }
+    } else if !forward && conn.flags & conn_flag::ANSWERED == 0 {
+        conn.flags |= conn_flag::ANSWERED;
+        if passage.packet.proto == proto::TCP && !is_closed(conn.tcp) {
+            flows::establish(key, conn, place);
+        }
     }
     Ok(())
 }
@@ -209,7 +213,7 @@ fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32)
     let request = passage.request_of(opened, key.remote, port, identity(conn));
     let Ruling { rule, refused } = judge(&request);
     let allowed = refused == Reason::Passed as u8;
-    let stay = conn.flags & (conn_flag::LOCAL_OPENED | conn_flag::OWN_HOST);
+    let stay = conn.flags & (conn_flag::LOCAL_OPENED | conn_flag::OWN_HOST | conn_flag::ANSWERED);
     let audit = passage.local.has(flag::AUDIT);
     let was_revoked = conn.flags & conn_flag::REVOKED != 0;
     conn.rule = rule;
@@ -298,25 +302,7 @@ fn insert(passage: &Passage<'_>, key: &ConnKey4, now: u32, rule: u32, flags: u8)
         tcp: 0,
         reserved: 0,
     };
-    // Mid-stream TCP that policy allows was established before we came. And an entry of the same
-    // ports in `ct_est4` would be found first: it must not outlive who opens anew.
-    let midstream = passage.packet.proto == proto::TCP && !passage.packet.is_syn();
-    let table = if midstream || CT_EST4.get_ptr(key).is_some() { &CT_EST4 } else { &CT_HALF4 };
-    if table.insert(key, &conn, 0).is_err() {
-        count(Reason::ConntrackFull);
-    }
-}
-
-/// The other side answered: a flood of requests without answers never gets here.
-#[inline(always)]
-fn promote(key: &ConnKey4, conn: &Conn) {
-    // A copy: the helper must not read from an element that it might recycle.
-    let conn = *conn;
-    if CT_EST4.insert(key, &conn, 0).is_err() {
-        count(Reason::ConntrackFull);
-    } else {
-        let _gone_already = CT_HALF4.remove(key);
-    }
+    flows::begin(key, &conn);
 }
 
 /// Writes only what changed: the cache line is shared between CPUs.

@@ -1,15 +1,17 @@
 //! Refusals: every one is counted, most leave a record, some are answered.
 
-use crate::conntrack::Passage;
+use crate::conntrack::{Passage, now};
 use crate::local::{host, ifindex};
 use crate::maps::{COUNTERS, DENIAL_LIMIT, DENIALS};
 use crate::packet::Packet;
 use crate::programs::DROP;
-use crate::reject;
+use crate::{reject, share};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
-use weft_abi::{DenialBucket, DenialEvent, DenialPair, Head, Reason, SLOT_IFINDEX_BASE, action, direction, flag};
+use weft_abi::{
+    DenialBucket, DenialEvent, DenialPair, Head, Reason, SLOT_IFINDEX_BASE, action, capacity, direction, flag,
+};
 
 /// Why a packet does not pass.
 #[derive(Clone, Copy)]
@@ -90,12 +92,27 @@ unsafe extern "C" fn weft_refuse(skb: *mut __sk_buff, packet: *const Packet, wha
     let [reason, direction, by_policy, _] = what.to_le_bytes();
     count_code(reason);
     let origin = Origin::at(ifindex(&ctx));
-    let answer = by_policy != 0 && origin.flags & flag::REJECT != 0 && reject::is_answerable(packet);
+    let answer =
+        by_policy != 0 && origin.flags & flag::REJECT != 0 && reject::is_answerable(packet) && may_answer(origin.slot);
     if Reason::is_code_recorded(reason) {
         let action = if answer { action::REJECT } else { action::DROP };
         record(&origin, packet, &Entry { reason, direction, rule, action });
     }
     if answer { reject::answer(&ctx, packet, direction) } else { DROP }
+}
+
+/// Whether the slot may have one more answer now.
+#[inline(always)]
+fn may_answer(slot: u32) -> bool {
+    let within = share::of(slot).is_some_and(|share| {
+        // SAFETY: of a share.
+        let answers = unsafe { &raw mut (*share).answers };
+        share::count(answers, now(), 1) <= capacity::SHARE_ANSWERS.into()
+    });
+    if !within {
+        count(Reason::AnswerLimited);
+    }
+    within
 }
 
 /// What a record says besides the packet.

@@ -47,7 +47,7 @@ fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet, identity: Identit
     }
     conntrack::pass(&Passage { local, packet, direction: INGRESS, identity })?;
     if packet.part == Part::First {
-        fragment::remember(local, packet, INGRESS);
+        fragment::remember(local, packet, INGRESS)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The kernel programs: five classifiers, one a hook (DESIGN §5). On any other target than bpf this
 //! is an empty program, so that the workspace builds as a whole.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod allowed;
@@ -12,6 +12,8 @@ mod checksum;
 mod conntrack;
 #[cfg(target_arch = "bpf")]
 mod denial;
+#[cfg(target_arch = "bpf")]
+mod flows;
 #[cfg(target_arch = "bpf")]
 mod fragment;
 #[cfg(target_arch = "bpf")]
@@ -39,6 +41,8 @@ mod packet;
 mod programs;
 #[cfg(target_arch = "bpf")]
 mod reject;
+#[cfg(target_arch = "bpf")]
+mod share;
 #[cfg(target_arch = "bpf")]
 mod underlay;
 

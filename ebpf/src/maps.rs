@@ -5,7 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use weft_abi::{
     CidrKey4, Conn, ConnKey4, DenialBucket, DenialPair, Endpoint, Frag, FragKey4, Host, HostAddr4, MAX_SLOTS, Peer,
-    PeerKey4, PolicyKey, PolicyValue, RangeKey, capacity,
+    PeerKey4, PolicyKey, PolicyValue, RangeKey, Share, capacity,
 };
 
 /// Endpoints by slot. Mapped into the agent's memory, so that an endpoint's head is one store.
@@ -18,8 +18,14 @@ pub(crate) static HOST: Array<Host> = Array::with_max_entries(1, 0);
 #[map(name = "ct_est4")]
 pub(crate) static CT_EST4: LruHashMap<ConnKey4, Conn> = LruHashMap::with_max_entries(capacity::CT_EST4, 0);
 
-#[map(name = "ct_half4")]
-pub(crate) static CT_HALF4: LruHashMap<ConnKey4, Conn> = LruHashMap::with_max_entries(capacity::CT_HALF4, 0);
+#[map(name = "ct_short4")]
+pub(crate) static CT_SHORT4: LruHashMap<ConnKey4, Conn> = LruHashMap::with_max_entries(capacity::CT_SHORT4, 0);
+
+#[map(name = "ct_more4")]
+pub(crate) static CT_MORE4: LruHashMap<ConnKey4, Conn> = LruHashMap::with_max_entries(capacity::CT_MORE4, 0);
+
+#[map(name = "ct_share")]
+pub(crate) static CT_SHARE: Array<Share> = Array::with_max_entries(MAX_SLOTS, 0);
 
 #[map(name = "pol")]
 pub(crate) static POL: HashMap<PolicyKey, PolicyValue> = HashMap::with_max_entries(capacity::POL, BPF_F_NO_PREALLOC);

@@ -75,6 +75,13 @@ fn check_addresses(local: &Local, packet: &Packet, first_byte: u8) -> Result<(),
     if first_byte & 1 != 0 || destination >> 28 == 0xe || destination == u32::MAX {
         return Err(Reason::Multicast);
     }
+    if matches!(destination >> 24, 0 | 127 | 240..=255) {
+        return Err(Reason::Martian);
+    }
+    // Source routes, and whatever else asks routers for something: nobody needs it, and hosts differ in what they do.
+    if packet.header != 20 {
+        return Err(Reason::IpOptions);
+    }
     let link_local = destination >> 16 == 0xa9fe;
     if link_local && local.host.flags & host_flag::LINK_LOCAL == 0 && !is_own_host(local.host, packet.destination) {
         return Err(Reason::LinkLocal);
@@ -109,7 +116,7 @@ fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet) -> Result<(), Ref
     let identity = Identity { tag: 0, own_host: false };
     conntrack::pass(&Passage { local, packet, direction: EGRESS, identity })?;
     if packet.part == Part::First {
-        fragment::remember(local, packet, EGRESS);
+        fragment::remember(local, packet, EGRESS)?;
     }
     Ok(())
 }

@@ -101,6 +101,8 @@ pub(crate) struct Packet {
     /// Length of the IP header in bytes.
     pub(crate) header: u8,
     pub(crate) part: Part,
+    /// Flags and offset of the IP header, host byte order.
+    pub(crate) fragment: u16,
     /// Set by the judgement, for the record.
     pub(crate) source_tag: u16,
     /// The mark with which the packet came.
@@ -134,6 +136,18 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn asked_port(&self) -> u16 {
         if self.proto == proto::ICMP { icmp_port(self.flags, self.icmp_code) } else { self.destination_port }
+    }
+
+    /// Where the payload belongs in its datagram, bytes.
+    #[inline(always)]
+    pub(crate) fn offset(&self) -> u32 {
+        u32::from(self.fragment & 0x1fff) * 8
+    }
+
+    /// Whether its datagram ends with it.
+    #[inline(always)]
+    pub(crate) fn is_last(&self) -> bool {
+        self.fragment & 0x2000 == 0
     }
 
     /// Destination unreachable, time exceeded, parameter problem.
@@ -210,6 +224,7 @@ pub(crate) fn read_ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reas
         return Err(Reason::Malformed);
     }
     let fragment = u16::from_be(ip.fragment);
+    packet.fragment = fragment;
     if fragment & 0x1fff != 0 {
         packet.part = Part::Later;
         return Ok(());

@@ -76,9 +76,9 @@ pub struct Host {
 /// How large the maps are that may be larger or smaller: entries, and bytes of the record buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MapSizes {
-    /// Connections whose both sides were seen.
+    /// Answered TCP connections.
     pub connections: u32,
-    /// Connections nobody answered yet.
+    /// Flows that are forgotten within minutes, and as many beyond their workload's share.
     pub unanswered: u32,
     /// Entries of policies, and as many prefixes of port ranges.
     pub policy_entries: u32,
@@ -88,7 +88,7 @@ pub struct MapSizes {
 
 impl Default for MapSizes {
     fn default() -> Self {
-        Self { connections: 131_072, unanswered: 32_768, policy_entries: 262_144, record_bytes: 4 << 20 }
+        Self { connections: 131_072, unanswered: 65_536, policy_entries: 262_144, record_bytes: 4 << 20 }
     }
 }
 

@@ -89,6 +89,9 @@ fn in_words(reason: &str) -> &str {
         "link-local" => "link-local destination",
         "wrong-destination" => "not the workload's address",
         "checksum-offload" => "a checksum that the device would write over a header",
+        "fragment-share" => "too many unfinished datagrams of this workload",
+        "martian" => "an address that is nobody's",
+        "ip-options" => "IP options",
         "rogue-server" => "DHCP server in a workload",
         other => other,
     }
