@@ -126,10 +126,6 @@ impl Datapath {
                 established: map(&mut programs, "ct_est4")?,
                 shares: map(&mut programs, "ct_share")?,
             },
-            connections: Connections {
-                established: map(&mut programs, "ct_est4")?,
-                shares: map(&mut programs, "ct_share")?,
-            },
             counters: map(&mut programs, "counters")?,
             writes: Writes::default(),
             maps: pins.map_ids()?,

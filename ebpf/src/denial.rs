@@ -118,20 +118,6 @@ fn may_answer(slot: u32) -> bool {
     within
 }
 
-/// Whether the slot may have one more answer now.
-#[inline(always)]
-fn may_answer(slot: u32) -> bool {
-    let within = share::of(slot).is_some_and(|share| {
-        // SAFETY: of a share.
-        let answers = unsafe { &raw mut (*share).answers };
-        share::count(answers, now(), 1) <= capacity::SHARE_ANSWERS.into()
-    });
-    if !within {
-        count(Reason::AnswerLimited);
-    }
-    within
-}
-
 /// What a record says besides the packet.
 pub(crate) struct Entry {
     pub(crate) reason: u8,
