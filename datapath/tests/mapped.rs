@@ -87,5 +87,5 @@ fn frames_go_to_the_gateway_and_to_no_neighbour() {
     astray[..6].copy_from_slice(&weft_model::mac::Mac::for_workload(NEIGHBOUR).0);
     bench.expect("wrong-destination", DROP, |b| b.out(&astray));
     let loopback = sent(&tcp(OWN, Ipv4Addr::LOCALHOST, (40000, 80), SYN, b""));
-    bench.expect("malformed", DROP, |b| b.out(&loopback));
+    bench.expect("martian", DROP, |b| b.out(&loopback));
 }

@@ -190,10 +190,10 @@ fn nobody_else_comes_in_by_the_mark() {
         let packet = Ip::udp(evil.ip, to).with(&udp(5000, 9999, EVIL));
         ethernet(subnet.gateway_mac(), Mac::for_workload(evil.ip), kind::IPV4, &packet)
     };
-    let malformed = || cell.status().unwrap().counters["malformed"];
-    let before = malformed();
+    let martian = || cell.status().unwrap().counters["martian"];
+    let before = martian();
     own.send(&to_host(LOCALHOST)).unwrap();
-    wait::until_true("the program to drop it", PATIENCE, || Ok(malformed() > before)).unwrap();
+    wait::until_true("the program to drop it", PATIENCE, || Ok(martian() > before)).unwrap();
 }
 
 #[test]
