@@ -152,12 +152,10 @@ impl Passage<'_> {
             remote,
             port,
             tag: identity.tag,
-            own_host: identity.own_host.into(),
-            mapped: identity.mapped.into(),
+            origin: identity.origin(),
             direction,
             proto: self.packet.proto,
             flags: self.local.head.flags,
-            reserved: [0; 3],
         }
     }
 }

@@ -18,6 +18,18 @@ pub(crate) struct Identity {
 impl Identity {
     /// What a packet of a workload shows of the other side.
     pub(crate) const UNKNOWN: Self = Self { tag: 0, own_host: false, mapped: false };
+
+    /// All of it but the tag, in a byte: programs have little stack.
+    #[inline(always)]
+    pub(crate) fn origin(self) -> u8 {
+        u8::from(self.own_host) | u8::from(self.mapped) << 1
+    }
+
+    /// The reverse of [`Identity::origin`].
+    #[inline(always)]
+    pub(crate) fn of(tag: u16, origin: u8) -> Self {
+        Self { tag, own_host: origin & 1 != 0, mapped: origin & 2 != 0 }
+    }
 }
 
 /// The other side, as rules name it.

@@ -19,14 +19,13 @@ pub(crate) struct Request {
     pub(crate) port: u16,
     /// The identity's.
     pub(crate) tag: u16,
-    pub(crate) own_host: u8,
-    pub(crate) mapped: u8,
+    /// [`Identity::origin`].
+    pub(crate) origin: u8,
     /// [`direction`]: EGRESS if the workload opened it.
     pub(crate) direction: u8,
     pub(crate) proto: u8,
     /// [`flag`]s of the endpoint.
     pub(crate) flags: u8,
-    pub(crate) reserved: [u8; 3],
 }
 
 impl Request {
@@ -86,7 +85,7 @@ fn rule(parties: &Parties, request: &Request) -> Ruling {
         if !request.has(flag::ISOLATED | flag::INGRESS_TIERS) {
             return Ruling::OPEN;
         }
-        let identity = Identity { tag: request.tag, own_host: request.own_host != 0, mapped: request.mapped != 0 };
+        let identity = Identity::of(request.tag, request.origin);
         match opener(parties, request.remote, identity) {
             Remote::Itself | Remote::OwnHost | Remote::Mapped => return Ruling::OPEN,
             Remote::OtherHost if request.has(flag::HOSTS_MAY_REACH) => return Ruling::OPEN,
