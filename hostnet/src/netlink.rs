@@ -242,6 +242,11 @@ fn decode(what: &'static str, kind: u16, payload: &[u8]) -> Result<RouteNetlinkM
         RTM_NEWADDR => AddressMessage::parse(payload).map(RouteNetlinkMessage::NewAddress),
         RTM_NEWROUTE => RouteMessage::parse(payload).map(RouteNetlinkMessage::NewRoute),
         RTM_NEWNEIGH => NeighbourMessage::parse(payload).map(RouteNetlinkMessage::NewNeighbour),
+        // The agent's alone.
+        #[cfg(feature = "notify")]
+        nix::libc::RTM_NEWRULE => {
+            netlink_packet_route::rule::RuleMessage::parse(payload).map(RouteNetlinkMessage::NewRule)
+        }
         other => return Err(malformed(format!("a message of kind {other}, which nobody asked for"))),
     };
     parsed.map_err(|error| malformed(error.to_string()))
