@@ -143,13 +143,6 @@ pub(crate) fn forward_chains(own: &str, names: &[String]) -> Result<Vec<Forward>
     Ok(found)
 }
 
-/// Whether kube-proxy's chains are there, in one of its modes.
-pub(crate) fn has_kube_proxy() -> Result<bool, Error> {
-    let listed = list(&["chains"])?;
-    let mut chains = listed.iter().filter_map(|object| object.get("chain"));
-    Ok(chains.any(|chain| chain["name"] == "KUBE-SERVICES" || chain["table"] == "kube-proxy"))
-}
-
 /// Whether the last rule of a listed chain drops or rejects, whatever the packet.
 fn ends_in_drop(listed: &[Value]) -> bool {
     let last = listed.iter().rev().find_map(|object| object["rule"]["expr"].as_array());

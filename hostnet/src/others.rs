@@ -35,20 +35,6 @@ impl Executor {
     }
 }
 
-impl Executor {
-    /// Whether kube-proxy's translations are made on the bridge (`net.bridge.bridge-nf-call-iptables`): what they
-    /// send from one port to another is then bridged and not routed.
-    ///
-    /// # Errors
-    /// `nft` fails, or the namespace cannot be entered.
-    pub fn services_are_bridged(&mut self) -> Result<bool, Error> {
-        self.namespace.run(|| {
-            let setting = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
-            Ok(setting.is_ok_and(|text| text.trim() == "1") && nft::has_kube_proxy()?)
-        })?
-    }
-}
-
 fn mark_rule(message: &RouteNetlinkMessage) -> Option<MarkRule> {
     let RouteNetlinkMessage::NewRule(rule) = message else { return None };
     let (mut found, mut marked) = (MarkRule { priority: 0, mark: 0, mask: u32::MAX }, false);

@@ -43,7 +43,10 @@ fn named(text: &str) -> BTreeSet<String> {
     let quoted = prose.split('`').skip(1).step_by(2);
     let word = |name: &&str| {
         let name = name.trim_end_matches('…');
-        name.matches('_').count() >= 3 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        // Figures of the benchmarks end in what they count.
+        !["_ratio", "_ms"].iter().any(|unit| name.ends_with(unit))
+            && name.matches('_').count() >= 3
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     };
     quoted.filter(word).map(str::to_owned).collect()
 }

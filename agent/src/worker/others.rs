@@ -18,7 +18,6 @@ impl Core {
         self.others_seen = Some(now);
         for (about, text) in [
             ("forward", self.make_way()),
-            ("bridged services", self.bridged_services()),
             ("marks", self.colliding_rules()),
             ("foreign programs", self.foreign_programs()),
         ] {
@@ -51,20 +50,6 @@ impl Core {
             complaints.extend(failed.iter().map(ToString::to_string));
         }
         joined(complaints)
-    }
-
-    /// Ports are isolated: the bridge carries nothing from one to another.
-    fn bridged_services(&mut self) -> Option<String> {
-        match self.kernel.services_are_bridged() {
-            Ok(false) => None,
-            Ok(true) => Some(
-                "net.bridge.bridge-nf-call-iptables is 1, and kube-proxy runs here: what workloads send to a service \
-                 whose backend is on this host is lost; sysctl -w net.bridge.bridge-nf-call-iptables=0 (weft routes \
-                 every packet and needs it not; other bridges of this host may)"
-                    .to_owned(),
-            ),
-            Err(error) => Some(format!("cannot see whether services are bridged: {error}")),
-        }
     }
 
     fn colliding_rules(&mut self) -> Option<String> {
