@@ -231,7 +231,7 @@ mod tests {
             (|_, port| port.mtu = 1500, "MTU 1500 instead of 1450"),
             (|_, port| port.master = None, "is no port of bridge weft0"),
             (|_, port| port.master = Some(6), "is no port of bridge weft0"),
-            (|_, port| port.guarded_port = false, "is not isolated"),
+            (|_, port| port.guarded_port = false, "does not hairpin"),
             (|side, _| side.port_entry = false, "no static entry for ee:ee:0a:ff:1e:07"),
             (|side, _| side.neighbour = false, "no permanent neighbour 10.255.30.7"),
             (
