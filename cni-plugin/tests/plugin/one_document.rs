@@ -178,7 +178,7 @@ fn always_one_document() {
         })
         .unwrap();
     // The generator is good for nothing if it does not get everywhere. Code 11 is met too seldom to count on it here;
-    // `plugin/wiring.rs` and the integration tests meet it on purpose.
+    // `plugin/agent.rs` and the integration tests meet it on purpose.
     let outcomes = outcomes.into_inner();
     for wanted in ["silent", "result", "4", "6", "7", "8", "999"] {
         assert!(outcomes.contains_key(wanted), "never {wanted}: {outcomes:?}");
