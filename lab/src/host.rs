@@ -3,6 +3,7 @@
 use crate::process::Process;
 use crate::services::Etcd;
 use crate::shell::{binary, command_in, output, sh_in};
+use crate::signals;
 use crate::underlay::{add_netns, plug};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
@@ -57,6 +58,7 @@ impl Host {
         let netns = add_netns(lab, &options.name)?;
         plug(lab, &options.name, address)?;
         let folder = folder.join(&options.name);
+        let _making = signals::making();
         for sub in ["run", "state", "bpf"] {
             std::fs::create_dir_all(folder.join(sub))?;
         }

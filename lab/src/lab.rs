@@ -4,6 +4,7 @@ use crate::host::{Host, HostOptions};
 use crate::services::{Etcd, PolicyServer, TOKEN};
 use crate::shell::{binary, command_in, output, sh};
 use crate::underlay::{CTL, add_netns, add_switch, netns, plug, prefix};
+use crate::wait::PATIENCE;
 use crate::workload::{Workload, WorkloadOptions, add_call, address, del_call};
 use crate::{signals, teardown};
 use anyhow::{Context, Result};
@@ -72,7 +73,7 @@ impl Lab {
             host.start_agent()?;
         }
         for host in &mut lab.hosts {
-            host.wait_ready(Duration::from_secs(20))?;
+            host.wait_ready(PATIENCE)?;
         }
         Ok(lab)
     }
@@ -102,7 +103,10 @@ impl Lab {
 
     fn make(name: &str, hosts: Vec<HostOptions>) -> Result<Self> {
         let folder = teardown::folder(name);
-        std::fs::create_dir_all(&folder)?;
+        {
+            let _making = signals::making();
+            std::fs::create_dir_all(&folder)?;
+        }
         add_switch(name)?;
         add_netns(name, "ctl")?;
         plug(name, "ctl", CTL)?;
@@ -155,6 +159,7 @@ impl Lab {
     pub fn container(&mut self, host: &str, name: &str) -> Result<(String, PathBuf)> {
         self.containers += 1;
         let suffix = format!("{host}-{name}-{}", self.containers);
+        let _making = signals::making();
         sh(&format!("ip netns add {}{suffix}", prefix(&self.name)))?;
         let id = format!("{:064x}", (u128::from(std::process::id()) << 32) | u128::from(self.containers));
         Ok((id, netns(&self.name, &suffix)))

@@ -58,7 +58,9 @@ fn main() -> ExitCode {
         }
         Ok(ExitCode::SUCCESS)
     };
-    run().unwrap_or_else(|error| {
+    let ended = run();
+    signals::stop_if_ending();
+    ended.unwrap_or_else(|error| {
         tell(&format!("weft-lab: {error:#}"));
         ExitCode::FAILURE
     })

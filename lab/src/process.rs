@@ -1,5 +1,6 @@
 //! Processes of a lab: started in a namespace, logged to a file, ended by their id.
 
+use crate::wait::PATIENCE;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -24,7 +25,7 @@ impl Process {
     /// # Errors
     /// It cannot be started.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
-        crate::signals::stop_if_ending();
+        let _making = crate::signals::making();
         let file = File::options()
             .create(true)
             .append(true)
@@ -118,19 +119,18 @@ impl Process {
     /// Asks it to end and waits for it.
     ///
     /// # Errors
-    /// It has not ended after five seconds; it is killed then.
+    /// It has not ended after [`PATIENCE`]; it is killed then.
     pub fn stop(mut self) -> Result<ExitStatus> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?);
         kill(pid, Signal::SIGTERM)?;
-        let deadline = Duration::from_secs(5);
         let waited =
-            crate::wait::until("the process's end", deadline, || self.child.try_wait().ok().flatten().ok_or(()));
+            crate::wait::until("the process's end", PATIENCE, || self.child.try_wait().ok().flatten().ok_or(()));
         match waited {
             Ok((status, _)) => Ok(status),
             Err(_) => {
                 self.child.kill()?;
                 self.child.wait()?;
-                bail!("{} did not end within {deadline:?} of SIGTERM and was killed", self.name)
+                bail!("{} did not end within {PATIENCE:?} of SIGTERM and was killed", self.name)
             }
         }
     }

@@ -3,6 +3,7 @@
 use crate::process::Process;
 use crate::shell::{binary, command_in, sh_in};
 use crate::underlay::{CTL, netns};
+use crate::wait::PATIENCE;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ impl Etcd {
             .args(["--initial-cluster", &format!("lab={peer}")]);
         let mut process = Process::start("etcd", &mut command, &self.folder.join("etcd.log"))?;
         let ctl = netns(&self.lab, "ctl");
-        process.wait_until("etcd to be healthy", Duration::from_secs(15), || {
+        process.wait_until("etcd to be healthy", PATIENCE, || {
             Ok(sh_in(
                 &ctl,
                 &format!("etcdctl --endpoints {url} --dial-timeout 1s --command-timeout 1s endpoint health"),
@@ -143,7 +144,7 @@ impl PolicyServer {
         let mut command = command_in(&ctl, &binary("weft-policy-server")?);
         command.args(["--listen", &format!("{CTL}:4002"), "--etcd", &Etcd::url(), "--token-file"]).arg(&token);
         let mut process = Process::start("weft-policy-server", &mut command, &self.folder.join("policy-server.log"))?;
-        process.wait_until("the policy server to answer", Duration::from_secs(15), || {
+        process.wait_until("the policy server to answer", PATIENCE, || {
             Ok(crate::probe::connects(&ctl, std::net::SocketAddr::from((CTL, 4002)), Duration::from_millis(200))
                 .is_ok())
         })?;

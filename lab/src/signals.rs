@@ -3,12 +3,29 @@
 use nix::sys::signal::{SigSet, Signal};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 static ENDING: AtomicBool = AtomicBool::new(false);
 static LABS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// Held for reading by whoever is making something, so that removal does not look before it is there.
+static MAKING: RwLock<()> = RwLock::new(());
 
-/// To be called before something is made: once labs are being removed, nothing new is.
+/// To be held while something is made that would outlive this process. Once labs are being removed,
+/// nothing new is: the thread stops here for good.
+pub fn making() -> RwLockReadGuard<'static, ()> {
+    loop {
+        let guard = MAKING.read().unwrap_or_else(PoisonError::into_inner);
+        if !ENDING.load(Ordering::SeqCst) {
+            return guard;
+        }
+        drop(guard);
+        stop_if_ending();
+    }
+}
+
+/// To be called before a failure is told, or an exit status is given: once labs are being removed,
+/// everything in them fails, and the thread that removes them ends the process.
 pub fn stop_if_ending() {
     while ENDING.load(Ordering::SeqCst) {
         std::thread::park();
@@ -52,9 +69,14 @@ pub fn watch() -> anyhow::Result<()> {
 
 fn remove_all() {
     ENDING.store(true, Ordering::SeqCst);
+    // With a deadline: a thread that panicked may be holding it.
+    let made = crate::wait::until("what is being made", Duration::from_secs(10), || MAKING.try_write().map(drop));
+    if let Err(error) = made {
+        crate::terminal::tell(&format!("{error:#}; removing what is there"));
+    }
     let labs = LABS.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for lab in labs {
-        if let Err(error) = crate::teardown::down(&lab) {
+        if let Err(error) = crate::teardown::remove(&lab) {
             crate::terminal::tell(&format!("{error:#}"));
         }
     }

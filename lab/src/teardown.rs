@@ -2,13 +2,13 @@
 
 use crate::shell::sh;
 use crate::underlay::prefix;
+use crate::wait::PATIENCE;
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Where labs keep their folders.
 pub const ROOT: &str = "/run/weft-lab";
@@ -28,19 +28,27 @@ pub fn labs() -> Vec<String> {
     names
 }
 
-/// Removes everything of a lab; goes on over errors and reports them together.
+/// Removes everything of a lab; goes on over errors and reports them together. Does not return once a
+/// signal has begun to remove it.
 ///
 /// # Errors
 /// What could not be removed.
 pub fn down(lab: &str) -> Result<()> {
+    crate::signals::stop_if_ending();
+    let removed = remove(lab);
+    crate::signals::stop_if_ending();
+    removed
+}
+
+/// As [`down`], for the thread that a signal woke.
+pub(crate) fn remove(lab: &str) -> Result<()> {
     let mut complaints = Vec::new();
     for pid in processes(lab) {
         if let Err(error) = kill(pid, Signal::SIGKILL) {
             complaints.push(format!("process {pid}: {error}"));
         }
     }
-    let gone =
-        crate::wait::until_true("the lab's processes to end", Duration::from_secs(5), || Ok(processes(lab).is_empty()));
+    let gone = crate::wait::until_true("the lab's processes to end", PATIENCE, || Ok(processes(lab).is_empty()));
     complaints.extend(gone.err().map(|error| error.to_string()));
     for netns in namespaces(lab) {
         complaints.extend(sh(&format!("ip netns del {netns}")).err().map(|error| error.to_string()));
@@ -48,7 +56,7 @@ pub fn down(lab: &str) -> Result<()> {
     for mount in mounts(lab) {
         // Busy for a moment after the agent's end: the kernel lets go of its maps and links behind its back.
         let what = format!("{} to be unmounted", mount.display());
-        let gone = crate::wait::until(&what, Duration::from_secs(3), || nix::mount::umount(&mount));
+        let gone = crate::wait::until(&what, PATIENCE, || nix::mount::umount(&mount));
         complaints.extend(gone.err().map(|error| error.to_string()));
     }
     let folder = folder(lab);

@@ -26,7 +26,7 @@ pub fn netns(lab: &str, name: &str) -> PathBuf {
 /// # Errors
 /// `ip` fails.
 pub fn add_netns(lab: &str, name: &str) -> Result<PathBuf> {
-    crate::signals::stop_if_ending();
+    let _making = crate::signals::making();
     sh(&format!("ip netns add {}{name}", prefix(lab)))?;
     let path = netns(lab, name);
     sh_in(&path, "ip link set lo up")?;

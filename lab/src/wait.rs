@@ -4,6 +4,10 @@ use anyhow::{Result, bail};
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
+/// How long something may take that takes a second on a quiet machine. Nothing is judged by it: it only
+/// ends what would never come.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Tries `attempt` every few milliseconds until it gives something; returns it and how long it took.
 ///
 /// # Errors

@@ -5,17 +5,14 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use weft_lab::process::Process;
 use weft_lab::shell::{binary, output, sh};
+use weft_lab::wait::PATIENCE;
 use weft_lab::{Host, Lab, wait};
 
 /// The one image: a static busybox that serves HTTP on port 8080 unless told otherwise. It is also what
 /// pods' sandboxes run.
 pub const IMAGE: &str = "weft.test/busybox:1";
-
-/// Starting programs on a busy machine takes its time.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A containerd.
 #[derive(Debug)]

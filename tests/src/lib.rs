@@ -7,10 +7,8 @@ pub mod frames;
 pub mod hostile;
 pub mod ports;
 
+pub use weft_lab::wait::PATIENCE;
 use weft_lab::{HostOptions, Lab, LabOptions};
-
-/// How long anything may take that normally takes milliseconds, on a machine that is busy.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A lab of two Kubernetes hosts (`n1`, `n2`) and a cell (`c1`), ready, that refuses at once
 /// everywhere.

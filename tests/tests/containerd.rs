@@ -7,10 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use weft_lab::probe;
 use weft_lab::{Host, Lab, LabOptions, wait};
+use weft_tests::PATIENCE;
 use weft_tests::containerd::{Containerd, field};
-
-/// containerd starts several processes for each container.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn lab(stem: &str, nodes: u8, cells: u8) -> Lab {
     let mut options = LabOptions::of(&LabOptions::unique_name(stem), nodes, cells);

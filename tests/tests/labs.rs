@@ -1,25 +1,39 @@
 //! Labs stand side by side, and nothing of one is left after an error, a Ctrl-C or `weft-lab down`.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 use weft_lab::shell::{binary, output, sh};
 use weft_lab::workload::WorkloadOptions;
 use weft_lab::{Lab, LabOptions, teardown, wait};
 use weft_tests::{PATIENCE, lab};
 
+/// At moments when different things are being made, and fail because of it: none of those failures is
+/// the lab's end, nor tells itself as one.
 #[test]
 fn ctrl_c_in_the_middle_removes_everything() {
-    let mut child = Command::new(binary("weft-lab").unwrap()).arg("demo").stdout(Stdio::null()).spawn().unwrap();
-    let name = format!("demo{}-0", child.id());
-    wait::until_true("hosts to appear", PATIENCE, || {
-        Ok(teardown::leftovers(&name).iter().any(|left| left.ends_with("-c1")))
-    })
-    .unwrap();
-    sh(&format!("kill -INT {}", child.id())).unwrap();
-    let (status, _) =
-        wait::until("the demo to end", PATIENCE, || child.try_wait().ok().flatten().ok_or("it runs")).unwrap();
-    assert_eq!(status.code(), Some(130));
-    assert_eq!(teardown::leftovers(&name), Vec::<String>::new());
+    for moment in ["-sw", "-ctl", "-n1", "-c1", "c1/weftd.log", "n1/run/agent.sock"] {
+        let out = tempfile::NamedTempFile::new().unwrap();
+        let both = out.reopen().unwrap();
+        let mut child = Command::new(binary("weft-lab").unwrap())
+            .arg("demo")
+            .stdout(both.try_clone().unwrap())
+            .stderr(both)
+            .spawn()
+            .unwrap();
+        let name = format!("demo{}-0", child.id());
+        wait::until_true(&format!("{moment} to appear"), PATIENCE, || {
+            let file = teardown::folder(&name).join(moment).exists();
+            Ok(file || teardown::leftovers(&name).iter().any(|left| left.ends_with(moment)))
+        })
+        .unwrap();
+        sh(&format!("kill -INT {}", child.id())).unwrap();
+        let (status, _) =
+            wait::until("the demo to end", PATIENCE, || child.try_wait().ok().flatten().ok_or("it runs")).unwrap();
+        let told = std::fs::read_to_string(out.path()).unwrap();
+        assert_eq!(status.code(), Some(130), "at {moment}: {told}");
+        assert!(!told.contains("FAIL"), "at {moment}: {told}");
+        assert_eq!(teardown::leftovers(&name), Vec::<String>::new(), "at {moment}");
+    }
 }
 
 #[test]

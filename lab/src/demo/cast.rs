@@ -4,12 +4,16 @@ use crate::lab::Lab;
 use crate::probe::{self, HttpServer, Seen};
 use crate::process::Process;
 use crate::shell::command_in;
+use crate::wait::PATIENCE;
 use crate::workload::{Workload, WorkloadOptions};
 use anyhow::Result;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
+
+/// How long one request or look-up may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The web server's group.
 pub(super) const SHOP: &str = "k8s:lab/shop";
@@ -44,7 +48,7 @@ impl Cast {
             .args([dns.ip.to_string(), format!("--address=/{NAME}/{}", web.ip)]);
         let mut dnsmasq = Process::start("dnsmasq", &mut command, &lab.folder.join("dnsmasq.log"))?;
         let here = SocketAddr::from((dns.ip, 53));
-        dnsmasq.wait_until("dnsmasq to answer in its own pod", Duration::from_secs(5), || {
+        dnsmasq.wait_until("dnsmasq to answer in its own pod", PATIENCE, || {
             Ok(probe::resolve(&dns.netns, here, NAME, Duration::from_millis(100)).is_ok())
         })?;
         lab.weft(&["policies", "allow", "--from", "monitoring", "--to", SHOP, "--port", "9100"])?;
@@ -55,12 +59,12 @@ impl Cast {
 
     /// The app's request to the web server.
     pub(super) fn request(&self) -> io::Result<Seen> {
-        probe::get(&self.app.netns, self.web_address(), Duration::from_millis(500))
+        probe::get(&self.app.netns, self.web_address(), TIMEOUT)
     }
 
     /// The app's look-up.
     pub(super) fn look_up(&self) -> io::Result<Ipv4Addr> {
-        probe::resolve(&self.app.netns, SocketAddr::from((self.dns.ip, 53)), NAME, Duration::from_millis(500))
+        probe::resolve(&self.app.netns, SocketAddr::from((self.dns.ip, 53)), NAME, TIMEOUT)
     }
 
     pub(super) fn web_address(&self) -> SocketAddr {

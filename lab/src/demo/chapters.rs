@@ -4,7 +4,7 @@ use super::cast::{APP, Cast, DNS, SHOP};
 use super::story::Story;
 use crate::lab::Lab;
 use crate::probe::{self, HttpServer, Stream};
-use crate::wait;
+use crate::wait::{self, PATIENCE};
 use crate::workload::{Workload, WorkloadOptions};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
@@ -12,8 +12,6 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// What the store and the hosts say of the leases.
 pub(super) fn leases(story: &mut Story, lab: &Lab) {
@@ -77,7 +75,7 @@ pub(super) fn kubernetes_rules(story: &mut Story, lab: &mut Lab) -> Result<()> {
 }
 
 fn get_as(netns: &std::path::Path, to: (Ipv4Addr, u16), expected: Ipv4Addr, what: &str) -> Result<()> {
-    let seen = probe::get(netns, SocketAddr::from(to), SECOND).with_context(|| what.to_owned())?;
+    let seen = probe::get(netns, SocketAddr::from(to), PATIENCE).with_context(|| what.to_owned())?;
     ensure!(seen.client == expected, "{what}: seen as {} instead of {expected}", seen.client);
     Ok(())
 }
@@ -143,7 +141,7 @@ pub(super) fn refused(story: &mut Story, lab: &Lab, cast: &Cast) {
                 text.lines().find(|line| line.contains(APP) && line.contains(SHOP) && line.contains("ingress-denied"));
             line.map(str::to_owned).context("no such line yet")
         };
-        let (line, _) = wait::until("the line", 2 * SECOND, find)?;
+        let (line, _) = wait::until("the line", PATIENCE, find)?;
         Story::quote(&line);
         Ok("in the shape CF's iptables-logger writes".to_owned())
     });
@@ -163,7 +161,7 @@ pub(super) fn refused(story: &mut Story, lab: &Lab, cast: &Cast) {
                 let line = log.lines().rev().find(|line| line.contains(&prefix) && line.contains(&wanted));
                 line.map(str::to_owned).context("no such line yet")
             };
-            let (line, _) = wait::until("the line", 2 * SECOND, find)?;
+            let (line, _) = wait::until("the line", PATIENCE, find)?;
             Story::quote(&line);
             Ok("dmesg | grep DENY".to_owned())
         }
@@ -176,7 +174,7 @@ pub(super) fn allowed(story: &mut Story, lab: &Lab, cast: &Cast) {
     story.check("tcp 8080", || {
         let begun = Instant::now();
         lab.allow(APP, SHOP, "tcp", 8080)?;
-        let (seen, _) = wait::until("the request to succeed", 2 * SECOND, || cast.request())?;
+        let (seen, _) = wait::until("the request to succeed", PATIENCE, || cast.request())?;
         let took = begun.elapsed();
         ensure!(seen.client == cast.app.ip, "seen as {}", seen.client);
         Ok(format!("answered {:.1} ms after the POST was sent, seen as {}", took.as_secs_f64() * 1e3, seen.client))
@@ -184,7 +182,7 @@ pub(super) fn allowed(story: &mut Story, lab: &Lab, cast: &Cast) {
     story.check("udp 53", || {
         let begun = Instant::now();
         lab.allow(APP, DNS, "udp", 53)?;
-        let (address, _) = wait::until("the look-up to succeed", 2 * SECOND, || cast.look_up())?;
+        let (address, _) = wait::until("the look-up to succeed", PATIENCE, || cast.look_up())?;
         ensure!(address == cast.web.ip, "resolved to {address}");
         Ok(format!(
             "{} resolved to {address}, {:.1} ms after the POST was sent",
@@ -194,7 +192,7 @@ pub(super) fn allowed(story: &mut Story, lab: &Lab, cast: &Cast) {
     });
     story.check("other ports stay closed", || {
         let other = SocketAddr::from((cast.web.ip, 8081));
-        let error = probe::connects(&cast.app.netns, other, SECOND).err().context("connected")?;
+        let error = probe::connects(&cast.app.netns, other, PATIENCE).err().context("connected")?;
         ensure!(error.kind() == ErrorKind::ConnectionRefused, "{error}");
         // Refused by policy and not by a closed port: the denial counts.
         let counted = lab.host("n1").status()?.counters.get("policy").copied().unwrap_or(0);
@@ -208,13 +206,13 @@ pub(super) fn revoked(story: &mut Story, lab: &Lab, cast: &Cast) -> Result<()> {
     story.chapter("The policy is deleted while a transfer runs");
     let stream = Stream::start(&cast.app.netns, cast.web_address())?;
     story.check("the transfer runs", || {
-        ensure!(stream.flows(SECOND), "no byte arrives");
+        ensure!(stream.flows(PATIENCE), "no byte arrives");
         Ok(format!("{} bytes so far", stream.bytes()))
     });
     story.check("the transfer stops", || {
         let begun = Instant::now();
         lab.disallow(APP, SHOP, "tcp", 8080)?;
-        stream.stops(Duration::from_millis(200), 3 * SECOND)?;
+        stream.stops(Duration::from_millis(200), PATIENCE)?;
         let how = if stream.broke() { "it was reset" } else { "no byte arrives any more" };
         Ok(format!(
             "{how}, {} bytes in all, at most {} ms after the request",
@@ -241,7 +239,7 @@ pub(super) fn alone(story: &mut Story, lab: &mut Lab, cast: &Cast) -> Result<()>
     lab.etcd.kill()?;
     lab.policy_server.kill()?;
     story.check("the running transfer goes on", || {
-        ensure!(stream.flows(SECOND), "no byte arrives");
+        ensure!(stream.flows(PATIENCE), "no byte arrives");
         Ok(format!("{} bytes so far", stream.bytes()))
     });
     story.check("new allowed requests are answered", || {
@@ -251,7 +249,7 @@ pub(super) fn alone(story: &mut Story, lab: &mut Lab, cast: &Cast) -> Result<()>
     });
     story.check("what was denied stays denied", || {
         let denied = SocketAddr::from((cast.dns.ip, 8080));
-        let error = probe::connects(&cast.app.netns, denied, SECOND).err().context("connected")?;
+        let error = probe::connects(&cast.app.netns, denied, PATIENCE).err().context("connected")?;
         ensure!(error.kind() == ErrorKind::ConnectionRefused, "{error}");
         Ok(error.to_string())
     });
@@ -259,13 +257,13 @@ pub(super) fn alone(story: &mut Story, lab: &mut Lab, cast: &Cast) -> Result<()>
     story.check("it is ready with what it kept", || {
         let host = lab.host_mut("n1");
         host.start_agent()?;
-        let took = host.wait_ready(10 * SECOND)?;
+        let took = host.wait_ready(PATIENCE)?;
         let status = host.status()?;
         ensure!(!status.store.connected, "the store answers?");
         Ok(format!("lease {} ({}), after {} ms", status.lease, status.subnet.context("no subnet")?, took.as_millis()))
     });
     story.check("the transfer did not notice", || {
-        ensure!(!stream.broke() && stream.flows(SECOND), "it broke");
+        ensure!(!stream.broke() && stream.flows(PATIENCE), "it broke");
         Ok(format!("{} bytes so far", stream.bytes()))
     });
     let begun = Instant::now();
@@ -275,7 +273,7 @@ pub(super) fn alone(story: &mut Story, lab: &mut Lab, cast: &Cast) -> Result<()>
         let pod = pod.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let _server = HttpServer::start(&pod.netns, 8080)?;
         // The cell's agent is still dead: its app is judged by n1's new workload alone.
-        probe::get(&cast.app.netns, SocketAddr::from((pod.ip, 8080)), SECOND)?;
+        probe::get(&cast.app.netns, SocketAddr::from((pod.ip, 8080)), PATIENCE)?;
         Ok(format!(
             "{} in {:.1} ms; the app reaches it, as the policy for its namespace says",
             pod.ip,
@@ -297,7 +295,7 @@ pub(super) fn together_again(story: &mut Story, lab: &mut Lab, cast: &Cast) -> R
         lab.host_mut(host).start_agent()?;
     }
     story.check("all hosts hold their leases", || {
-        let took = wait::until_true("three held leases", 20 * SECOND, || {
+        let took = wait::until_true("three held leases", PATIENCE, || {
             let mut held = true;
             for host in lab.hosts() {
                 let status = host.status()?;

@@ -39,6 +39,7 @@ impl Story {
 
     /// A failed check.
     pub(super) fn fail(&mut self, what: &str, error: &str) {
+        crate::signals::stop_if_ending();
         self.failed += 1;
         tell(&format!("   FAIL  {what}: {error}"));
     }
