@@ -2,6 +2,7 @@
 //! `target/bench/summary.json`.
 
 mod cni;
+mod debian;
 mod denials;
 mod frame;
 mod parallel;

@@ -1,11 +1,13 @@
-//! ADD and DEL, exec to exit, in turn with Debian's bridge and host-local plugins on a host of the
-//! same machine. After each of our ADDs a probe that policy denies is sent and must be refused.
+//! ADD and DEL, exec to exit, in turn with Debian's plugins on a host of the same machine: with bridge and
+//! host-local, then with two mapped ports and portmap besides. After each of our ADDs a probe that policy
+//! denies is sent and must be refused.
 
 use super::Summary;
+use super::debian::{self, Chain};
 use super::stats::median_with_bounds;
 use crate::lab::Lab;
 use crate::probe::{connects, inside};
-use crate::shell::{binary, sh};
+use crate::shell::{binary, sh, sh_in};
 use crate::underlay::{add_netns, netns, prefix};
 use crate::workload::{CniCall, Workload};
 use crate::workload::{WorkloadOptions, add_call, address, del_call};
@@ -13,30 +15,48 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PAIRS: usize = 40;
-const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
 
 pub(super) fn measure(lab: &mut Lab, summary: &mut Summary) -> Result<()> {
-    let options = WorkloadOptions::app("bench", "3b1c");
+    add_netns(&lab.name, debian::HOST)?;
+    // What portmap needs of its host, and kube-proxy or Docker has set anywhere else.
+    sh_in(&netns(&lab.name, debian::HOST), "sysctl -qw net.ipv4.ip_forward=1")?;
+    let plain = WorkloadOptions::app("bench", "3b1c");
+    let mappings = json!([
+        {"hostPort": 61_001, "containerPort": 8080, "protocol": "tcp"},
+        {"hostPort": 61_002, "containerPort": 53, "protocol": "udp"}
+    ]);
+    let mapped = plain.clone().with("portMappings", mappings.clone());
+    compare(lab, &plain, None, ["cni_add", "cni_del"], summary)?;
+    compare(lab, &mapped, Some(&mappings), ["cni_add_portmap", "cni_del_portmap"], summary)
+}
+
+/// ADD and DEL of one kind of workload, in turn.
+fn compare(
+    lab: &mut Lab,
+    options: &WorkloadOptions,
+    mappings: Option<&Value>,
+    names: [&str; 2],
+    summary: &mut Summary,
+) -> Result<()> {
     let prober = lab.add("c1", &WorkloadOptions::app("prober", "ffff"))?;
-    add_netns(&lab.name, "debian")?;
     let (mut adds, mut dels) = (Pairs::default(), Pairs::default());
     // One pair to warm caches, not counted.
     for pair in 0..=PAIRS {
-        let (ours_add, ours_del) = ours(lab, &options, &prober)?;
-        let (debian_add, debian_del) = debians(lab, pair)?;
+        let (ours_add, ours_del) = ours(lab, options, &prober)?;
+        let (debian_add, debian_del) = debians(lab, pair, mappings)?;
         if pair > 0 {
             adds.push(ours_add, debian_add);
             dels.push(ours_del, debian_del);
         }
     }
     lab.del("c1", &prober)?;
-    adds.report("cni_add", summary);
-    dels.report("cni_del", summary);
+    adds.report(names[0], summary);
+    dels.report(names[1], summary);
     Ok(())
 }
 
@@ -80,38 +100,14 @@ fn ours(lab: &mut Lab, options: &WorkloadOptions, prober: &Workload) -> Result<(
     Ok((added, deleted))
 }
 
-/// One workload of Debian's bridge and host-local.
-fn debians(lab: &Lab, number: usize) -> Result<(Duration, Duration)> {
+/// One workload of Debian's plugins.
+fn debians(lab: &Lab, number: usize, mappings: Option<&Value>) -> Result<(Duration, Duration)> {
     let name = format!("{}debian-{number}", prefix(&lab.name));
     sh(&format!("ip netns add {name}"))?;
-    let mut call = debian_call(lab, &format!("debian-{number}"), &Path::new("/run/netns").join(&name));
-    let host = netns(&lab.name, "debian");
-    let plugin = debians_plugin();
-    let (added, _) = timed(&host, &plugin, &call)?;
-    call.command = "DEL".to_owned();
-    let (deleted, _) = timed(&host, &plugin, &call)?;
+    let mut chain = Chain::new(lab, &format!("debian-{number}"), &Path::new("/run/netns").join(&name), mappings);
+    let took = (chain.add()?, chain.del()?);
     sh(&format!("ip netns del {name}"))?;
-    Ok((added, deleted))
-}
-
-/// ADD of Debian's bridge and host-local.
-pub(super) fn debian_call(lab: &Lab, container_id: &str, netns: &Path) -> CniCall {
-    CniCall {
-        command: "ADD".to_owned(),
-        container_id: container_id.to_owned(),
-        netns: netns.display().to_string(),
-        args: String::new(),
-        stdin: json!({
-            "cniVersion": "1.0.0", "name": "debian", "type": "bridge", "bridge": "cni0", "isGateway": true,
-            "isDefaultGateway": true, "ipMasq": false,
-            "ipam": {"type": "host-local", "subnet": "10.244.0.0/23", "dataDir": lab.folder.join("host-local")}
-        }),
-        environment: Vec::new(),
-    }
-}
-
-pub(super) fn debians_plugin() -> PathBuf {
-    PathBuf::from(DEBIAN_PLUGINS).join("bridge")
+    Ok(took)
 }
 
 /// Runs a plugin from a thread that is in the host's namespace already: exec to exit is the plugin's.
@@ -125,7 +121,9 @@ pub(super) fn timed(host: &Path, plugin: &Path, call: &CniCall) -> Result<(Durat
             .env("CNI_CONTAINERID", &call.container_id)
             .env("CNI_NETNS", &call.netns)
             .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", DEBIAN_PLUGINS)
+            .env("CNI_PATH", debian::FOLDER)
+            // portmap starts iptables.
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("CNI_ARGS", &call.args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

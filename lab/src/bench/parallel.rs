@@ -2,7 +2,8 @@
 //! what a node does that starts or is drained. Besides, what CHECK and STATUS take of an idle machine.
 
 use super::Summary;
-use super::cni::{debian_call, debians_plugin, timed};
+use super::cni::timed;
+use super::debian;
 use super::stats::{median_with_bounds, quantile};
 use crate::lab::Lab;
 use crate::shell::{binary, sh};
@@ -35,7 +36,7 @@ struct Burst {
 
 pub(super) fn measure(lab: &mut Lab, summary: &mut Summary) -> Result<()> {
     let ours = Side { plugin: binary("weft-cni")?, host: lab.host("c1").netns.clone() };
-    let debian = Side { plugin: debians_plugin(), host: netns(&lab.name, "debian") };
+    let debian = Side { plugin: debian::plugin("bridge"), host: netns(&lab.name, debian::HOST) };
     let names: Vec<String> = (0..AT_ONCE).map(|number| format!("{}at-once-{number}", prefix(&lab.name))).collect();
     for name in &names {
         sh(&format!("ip netns add {name}"))?;
@@ -46,7 +47,7 @@ pub(super) fn measure(lab: &mut Lab, summary: &mut Summary) -> Result<()> {
         let host = lab.host("c1");
         let id = |number| format!("burst-{round}-{number}");
         let mine = |(number, name): (usize, &String)| add_call(host, &options, &id(number), &path(name));
-        let theirs = |(number, name): (usize, &String)| debian_call(lab, &id(number), &path(name));
+        let theirs = |(number, name): (usize, &String)| debian::bridge(lab, &id(number), &path(name));
         let (mine, theirs): (Vec<_>, Vec<_>) =
             (names.iter().enumerate().map(mine).collect(), names.iter().enumerate().map(theirs).collect());
         let (our_add, our_del) = both(&ours, mine)?;
