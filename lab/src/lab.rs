@@ -191,8 +191,12 @@ impl Lab {
     /// It fails.
     pub fn weft(&self, args: &[&str]) -> Result<String> {
         let mut command = command_in(&self.ctl(), &binary("weft")?);
-        command.env("WEFT_SERVER", PolicyServer::url()).env("WEFT_TOKEN", TOKEN);
-        output(command.args(args))
+        command.env("WEFT_SERVER", PolicyServer::url()).env("WEFT_TOKEN", TOKEN).args(args);
+        if args.contains(&"--wait") && !args.contains(&"--timeout") {
+            // Its own limit is for people; here it only ends what would never come.
+            command.args(["--timeout", &format!("{}s", PATIENCE.as_secs())]);
+        }
+        output(&mut command)
     }
 
     /// Runs `weft` for a host's agent.
