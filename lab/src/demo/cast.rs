@@ -10,10 +10,10 @@ use anyhow::Result;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long one request or look-up may take.
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an answer to a datagram is waited for before it is sent again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The web server's group.
 pub(super) const SHOP: &str = "k8s:lab/shop";
@@ -49,7 +49,7 @@ impl Cast {
         let mut dnsmasq = Process::start("dnsmasq", &mut command, &lab.folder.join("dnsmasq.log"))?;
         let here = SocketAddr::from((dns.ip, 53));
         dnsmasq.wait_until("dnsmasq to answer in its own pod", PATIENCE, || {
-            Ok(probe::resolve(&dns.netns, here, NAME, Duration::from_millis(100)).is_ok())
+            Ok(probe::resolve(&dns.netns, here, NAME, AGAIN).is_ok())
         })?;
         lab.weft(&["policies", "allow", "--from", "monitoring", "--to", SHOP, "--port", "9100"])?;
         lab.weft(&["policies", "allow", "--from", "monitoring", "--to", DNS, "--port", "9100"])?;
@@ -59,12 +59,18 @@ impl Cast {
 
     /// The app's request to the web server.
     pub(super) fn request(&self) -> io::Result<Seen> {
-        probe::get(&self.app.netns, self.web_address(), TIMEOUT)
+        probe::get(&self.app.netns, self.web_address(), PATIENCE)
     }
 
-    /// The app's look-up.
+    /// The app's look-up, asked again while nothing comes back: a datagram may be lost.
     pub(super) fn look_up(&self) -> io::Result<Ipv4Addr> {
-        probe::resolve(&self.app.netns, SocketAddr::from((self.dns.ip, 53)), NAME, TIMEOUT)
+        let (start, server) = (Instant::now(), SocketAddr::from((self.dns.ip, 53)));
+        loop {
+            match probe::resolve(&self.app.netns, server, NAME, AGAIN) {
+                Err(silence) if silence.kind() == io::ErrorKind::WouldBlock && start.elapsed() < PATIENCE => {}
+                end => return end,
+            }
+        }
     }
 
     pub(super) fn web_address(&self) -> SocketAddr {
