@@ -98,6 +98,8 @@ async fn session<S: PolicyStore>(
         let mut changed = pin!(follower.changed());
         loop {
             tokio::select! {
+                // An error that is there by then counts, however late both were looked at.
+                biased;
                 changed = &mut changed => break changed?,
                 () = tokio::time::sleep(CALM) => {
                     followed(worker, said);
