@@ -5,6 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use weft_lab::process::Process;
 use weft_lab::shell::{binary, output, sh};
 use weft_lab::wait::PATIENCE;
@@ -69,13 +70,18 @@ impl Containerd {
         let text = format!(
             "version = 2\nroot = \"{shown}/root\"\nstate = \"{shown}/state\"\n[grpc]\naddress = \"{shown}/containerd.sock\"\n\
              [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{IMAGE}\"\n\
-             netns_mounts_under_state_dir = true\nrestrict_oom_score_adj = true\n"
+             netns_mounts_under_state_dir = true\nrestrict_oom_score_adj = true\n[timeouts]\n{}",
+            // Its own are 2 and 5 s; a shim that takes longer, on a busy machine, would be given up.
+            ["shim.load", "shim.cleanup", "shim.shutdown", "task.state"]
+                .map(|what| format!("\"io.containerd.timeout.{what}\" = \"{}s\"\n", PATIENCE.as_secs()))
+                .concat()
         );
         std::fs::write(&config, text)?;
         let mut command = self.command(Path::new("containerd"))?;
         command.arg("--config").arg(config);
         let mut daemon = Process::start("containerd", &mut command, &self.folder.join("containerd.log"))?;
-        daemon.wait_until("containerd", PATIENCE, || Ok(self.ctr("default", &["version"]).is_ok()))?;
+        // Its CRI refuses all calls until it has looked at what an earlier one left, which is after it listens.
+        daemon.wait_until("containerd", PATIENCE, || Ok(self.cri("Status", &[]).is_ok()))?;
         self.daemon = Some(daemon);
         Ok(())
     }
@@ -85,11 +91,10 @@ impl Containerd {
     /// # Errors
     /// It does not run.
     pub fn kill_daemon(&mut self) -> Result<()> {
-        let daemon = self.daemon.take().context("containerd does not run")?;
-        // Ours is nsenter, which waits for it.
+        let mut daemon = self.daemon.take().context("containerd does not run")?;
+        // Ours is nsenter, which waits for it. The next one would find its database locked until it is gone.
         sh(&format!("kill -KILL {}", child_of(daemon.id())?))?;
-        drop(daemon);
-        Ok(())
+        wait::until_true("containerd's end", PATIENCE, || Ok(daemon.check().is_err())).map(drop)
     }
 
     /// A program in containerd's namespaces.
@@ -149,7 +154,9 @@ impl Containerd {
     /// The connection fails.
     pub fn fetch(&self, id: &str, from: std::net::SocketAddr) -> Result<String> {
         let fetch = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 5 {} {}", from.ip(), from.port());
-        let exec = format!("fetch-{}", std::process::id());
+        // One that failed half-way may still be known by its name.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let exec = format!("fetch-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let said =
             self.ctr(&self.lab, &["task", "exec", "--exec-id", &exec, id, "/bin/busybox", "sh", "-c", &fetch])?;
         ensure!(said.starts_with("HTTP/1."), "no answer: {said:?}");
@@ -199,7 +206,12 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         drop(self.daemon.take());
-        drop(self.holder.kill());
+        // With the first of its processes the kernel ends all others, and then only that one: the holder has
+        // waited for it. What still ran would keep cgroups and folders from being removed.
+        let ended = child_of(self.holder.id()).and_then(|first| sh(&format!("kill -KILL {first}")));
+        if ended.is_err() {
+            drop(self.holder.kill());
+        }
         drop(self.holder.wait());
         // Containers' cgroups outlive those who were killed.
         let groups = "find /sys/fs/cgroup -depth -type d -path";

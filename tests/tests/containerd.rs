@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
 
 use std::net::SocketAddr;
-use std::time::Duration;
 use weft_lab::probe;
 use weft_lab::{Host, Lab, LabOptions, wait};
 use weft_tests::PATIENCE;
@@ -26,6 +25,13 @@ fn address(host: &Host) -> SocketAddr {
     };
     let (ip, _) = wait::until("a workload", PATIENCE, || committed().ok().flatten().ok_or("none")).unwrap();
     SocketAddr::from((ip, 8080))
+}
+
+/// Waits until nothing of any workload is left on the host: a DEL goes on without an agent that is slow to
+/// answer, and leaves it a note.
+fn wait_clean(host: &Host) {
+    wait::until_true("nothing to be left after DEL", PATIENCE, || is_clean(host))
+        .unwrap_or_else(|error| panic!("{error:#}: {}", host.sh("ip -o link show").unwrap()));
 }
 
 /// Nothing of any workload is left on the host.
@@ -59,7 +65,7 @@ fn containers_of_ctr_are_wired_judged_and_taken_down() {
         runtime.ctr(&lab.name, &["task", "kill", "--signal", "KILL", id]).unwrap();
         let status = ctr.wait().unwrap();
         assert_eq!(status.code(), Some(137), "{}", runtime.log(id));
-        assert!(is_clean(lab.host(host)).unwrap(), "after DEL: {}", lab.host(host).sh("ip -o link show").unwrap());
+        wait_clean(lab.host(host));
     }
     let said = web.weft_cni(lab.host("c1"), "uninstall", &[]).unwrap();
     assert!(said.contains("removed /opt/cni/bin/weft-cni"), "{said}");
@@ -107,7 +113,7 @@ fn pods_of_a_kubelet_are_wired_judged_and_outlive_containerd() {
     let endpoint = &lab.host("n1").endpoints().unwrap()[0];
     assert_eq!(endpoint.group.as_ref().map(ToString::to_string).as_deref(), Some("k8s:lab/shop/web"));
     let (to, from) = (address(lab.host("n1")), front.netns_of_pod(&client).unwrap());
-    let connects = || probe::connects(&from, to, Duration::from_secs(5));
+    let connects = || probe::connects(&from, to, PATIENCE);
     assert!(connects().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused), "no policy yet");
     let allow = ["policies", "allow", "--from", "k8s:lab/shop/front", "--to", "k8s:lab/shop/web", "--port", "8080"];
     lab.weft(&[&allow[..], &["--wait"]].concat()).unwrap();
@@ -117,12 +123,13 @@ fn pods_of_a_kubelet_are_wired_judged_and_outlive_containerd() {
     web.start_daemon().unwrap();
     connects().expect("nor does a restart touch it");
     lab.disallow("k8s:lab/shop/front", "k8s:lab/shop/web", "tcp", 8080).unwrap();
-    wait::until_true("the policy's end", PATIENCE, || Ok(connects().is_err())).unwrap();
+    let refused = || Ok(connects().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused));
+    wait::until_true("the policy's end", PATIENCE, refused).unwrap();
     for (runtime, id, host) in [(&web, &id, "n1"), (&front, &client, "n2")] {
         // A kubelet repeats each until it succeeds, and once more.
         for method in ["StopPodSandbox", "StopPodSandbox", "RemovePodSandbox", "RemovePodSandbox"] {
-            runtime.cri(method, &field(1, id.as_bytes())).unwrap();
+            wait::until(method, PATIENCE, || runtime.cri(method, &field(1, id.as_bytes()))).unwrap();
         }
-        assert!(is_clean(lab.host(host)).unwrap(), "after DEL: {}", lab.host(host).sh("ip -o link show").unwrap());
+        wait_clean(lab.host(host));
     }
 }
