@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recv, send, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recv, send,
+    setsockopt, socket, sockopt,
 };
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -44,6 +45,8 @@ impl Wire {
         inside(netns, || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let fd = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
+            // Nobody reads while somebody floods: what does not fit is lost, a hole in what is to be seen.
+            setsockopt(&fd, sockopt::RcvBufForce, &(32 << 20))?;
             bind(fd.as_raw_fd(), &link_address(device)?)?;
             Ok(Self(fd))
         })?
@@ -89,7 +92,16 @@ impl Wire {
     /// # Errors
     /// None does within the deadline.
     pub fn seen_until(&self, last: &[u8], deadline: Duration) -> Result<Vec<Vec<u8>>> {
+        self.seen_until_again(last, deadline, || {})
+    }
+
+    /// As [`Self::seen_until`]; while nothing comes, `again` is called every second: a frame may be lost.
+    ///
+    /// # Errors
+    /// As [`Self::seen_until`].
+    pub fn seen_until_again(&self, last: &[u8], deadline: Duration, mut again: impl FnMut()) -> Result<Vec<Vec<u8>>> {
         let (start, mut seen) = (Instant::now(), Vec::new());
+        let mut asked = start;
         let mut buffer = [0; 4096];
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
@@ -102,6 +114,10 @@ impl Wire {
                 Err(Errno::EAGAIN) => {
                     let last = String::from_utf8_lossy(last);
                     anyhow::ensure!(start.elapsed() < deadline, "waited {deadline:?} for a frame with {last:?}");
+                    if asked.elapsed() > Duration::from_secs(1) {
+                        again();
+                        asked = Instant::now();
+                    }
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(error) => return Err(error.into()),

@@ -82,8 +82,10 @@ impl Station {
     pub fn reaches_only_the_fence(&self, what: &str, victim: &Self) {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let fence = format!("fence-{}.", COUNT.fetch_add(1, Ordering::Relaxed));
-        self.wire.send(&self.datagram(victim.ip, 7, FENCE_PORT, fence.as_bytes())).expect("a fence is sent");
-        let seen = victim.wire.seen_until(fence.as_bytes(), PATIENCE);
+        let datagram = self.datagram(victim.ip, 7, FENCE_PORT, fence.as_bytes());
+        let send = || self.wire.send(&datagram).expect("a fence is sent");
+        send();
+        let seen = victim.wire.seen_until_again(fence.as_bytes(), PATIENCE, send);
         let seen = seen.unwrap_or_else(|error| panic!("{what}: {error:#}"));
         let arrived: Vec<_> = seen.iter().filter(|frame| contains(frame, EVIL)).collect();
         assert!(arrived.is_empty(), "{what} arrived at {}: {arrived:02x?}", victim.ip);

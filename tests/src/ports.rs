@@ -155,7 +155,12 @@ pub fn unfiltered(host: &Host) -> Vec<String> {
             continue;
         }
         for side in ["ingress", "egress"] {
-            let filters = host.sh(&format!("tc filter show dev {name} {side}")).expect("tc");
+            let filters = match host.sh(&format!("tc filter show dev {name} {side}")) {
+                Ok(filters) => filters,
+                // It went meanwhile.
+                Err(_) if host.sh(&format!("ip link show dev {name}")).is_err() => continue,
+                Err(error) => panic!("{error:#}"),
+            };
             if !filters.contains("direct-action") {
                 found.push(format!("{name} is up without a program on {side}"));
             }
