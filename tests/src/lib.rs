@@ -8,7 +8,7 @@ pub mod hostile;
 pub mod ports;
 
 pub use weft_lab::wait::PATIENCE;
-use weft_lab::{HostOptions, Lab, LabOptions};
+use weft_lab::{Host, HostOptions, Lab, LabOptions};
 
 /// A lab of two Kubernetes hosts (`n1`, `n2`) and a cell (`c1`), ready, that refuses at once
 /// everywhere.
@@ -32,6 +32,21 @@ pub fn lab_with(stem: &str, change: impl Fn(&mut HostOptions)) -> Lab {
         change(host);
     }
     Lab::up(options).unwrap_or_else(|error| panic!("the lab: {error:#}"))
+}
+
+/// Waits until a host has so many endpoints after a DEL, which goes on without an agent that is slow to answer,
+/// and leaves it a note.
+///
+/// # Panics
+/// It keeps others.
+#[track_caller]
+pub fn wait_endpoints(host: &Host, count: usize) {
+    let left = || {
+        let endpoints = host.endpoints()?;
+        anyhow::ensure!(endpoints.len() == count, "{endpoints:?}");
+        Ok(())
+    };
+    weft_lab::wait::until(&format!("{count} endpoints to be left"), PATIENCE, left).unwrap_or_else(|e| panic!("{e:#}"));
 }
 
 /// The process of the plugin that was called for a container, while it runs.

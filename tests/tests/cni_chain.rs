@@ -11,7 +11,7 @@ use weft_lab::probe::{self, HttpServer};
 use weft_lab::shell::{binary, sh_in};
 use weft_lab::workload::address;
 use weft_lab::{Host, Lab, LabOptions, wait};
-use weft_tests::PATIENCE;
+use weft_tests::{PATIENCE, wait_endpoints};
 
 const DEBIAN: &str = "/usr/lib/cni";
 
@@ -119,7 +119,7 @@ fn tuning_and_portmap_work_behind_us_in_every_version() {
         wait::until("an answer through portmap's port", PATIENCE, || probe::get(&from, outside, PATIENCE)).unwrap();
         chain.del(&result);
         chain.del(&result);
-        assert_eq!(lab.host("n1").endpoints().unwrap(), []);
+        wait_endpoints(lab.host("n1"), 0);
         assert!(!sh_in(&netns, "ip -o link").unwrap().contains("eth0"));
     }
 }

@@ -162,7 +162,7 @@ fn gc_removes_what_its_runtime_does_not_know_and_nothing_of_another_network() {
 fn status_fails_only_when_an_add_would_and_says_whether_workloads_may_be_affected() {
     let mut lab = lab_of_two("status");
     let workload = lab.add("n1", &pod()).unwrap();
-    let status = |host: &Host| impatient(&host_call(host, "STATUS", json!({})));
+    let status = |host: &Host| host_call(host, "STATUS", json!({}));
     status(lab.host("n1")).expect(lab.host("n1")).unwrap();
     // etcd away, alarms: none of it is a reason.
     lab.etcd.freeze().unwrap();
@@ -175,7 +175,7 @@ fn status_fails_only_when_an_add_would_and_says_whether_workloads_may_be_affecte
     }
     host.start_agent().unwrap();
     let refused = || {
-        let error = error_of(&status(lab.host("n2")), lab.host("n2"));
+        let error = error_of(&impatient(&status(lab.host("n2"))), lab.host("n2"));
         Ok(error["code"] == 50 && error["msg"].as_str().unwrap_or_default().contains("agent not ready"))
     };
     wait::until_true("STATUS 50", PATIENCE, refused).unwrap();
@@ -185,9 +185,10 @@ fn status_fails_only_when_an_add_would_and_says_whether_workloads_may_be_affecte
     // No programs can be loaded, and a workload runs.
     let host = lab.host_mut("n1");
     host.kill_agent().unwrap();
-    nix::mount::umount(&host.bpf_dir()).unwrap();
+    // The kernel lets go of a dead agent's maps a moment later.
+    wait::until("the bpffs to be let go of", PATIENCE, || nix::mount::umount(&host.bpf_dir())).unwrap();
     host.start_agent().unwrap();
-    let limited = || Ok(error_of(&status(lab.host("n1")), lab.host("n1"))["code"] == 51);
+    let limited = || Ok(error_of(&impatient(&status(lab.host("n1"))), lab.host("n1"))["code"] == 51);
     wait::until_true("STATUS 51", PATIENCE, limited).unwrap();
     assert_eq!(lab.host("n1").endpoints().unwrap()[0].address, workload.ip);
 }

@@ -9,6 +9,7 @@ use std::process::Output;
 use weft_lab::workload::{CniCall, WorkloadOptions, add_call};
 use weft_lab::{Host, Lab, LabOptions};
 use weft_model::group::HostKind;
+use weft_tests::wait_endpoints;
 
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
@@ -151,7 +152,7 @@ impl Caller<'_> {
         assert_eq!(self.host.endpoints().unwrap().len(), 1, "GC took who is valid");
 
         self.del_three_times(&result);
-        assert_eq!(self.host.endpoints().unwrap(), []);
+        wait_endpoints(self.host, 0);
     }
 
     /// The second and third, on sandbox removal, have neither namespace nor result.

@@ -3,12 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
 
+use anyhow::{Context, ensure};
 use nix::mount::{MsFlags, mount};
 use std::path::{Path, PathBuf};
 use weft_api::agent::EndpointView;
 use weft_lab::workload::{Workload, WorkloadOptions, add_call};
 use weft_lab::{Host, Lab, LabOptions, wait};
-use weft_tests::PATIENCE;
+use weft_tests::{PATIENCE, wait_endpoints};
 
 const NONE: Option<&str> = None;
 
@@ -50,7 +51,8 @@ fn fill(folder: &Path) {
 
 fn read_only(folder: &Path, on: bool) {
     let flags = MsFlags::MS_REMOUNT | if on { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-    mount(NONE, folder, NONE, flags, NONE).unwrap();
+    // Refused while the agent writes a file there.
+    wait::until("the remount", PATIENCE, || mount(NONE, folder, NONE, flags, NONE)).unwrap();
 }
 
 fn known(host: &Host, workload: &Workload) -> Option<EndpointView> {
@@ -58,8 +60,13 @@ fn known(host: &Host, workload: &Workload) -> Option<EndpointView> {
 }
 
 fn keeps_its_group(host: &Host, workload: &Workload) {
-    let endpoint = known(host, workload).expect("it is known");
-    assert_eq!(endpoint.group.map(|group| group.to_string()).as_deref(), Some("k8s:lab/shop"));
+    // Who is adopted without a journal is named once the policies are known.
+    let named = || {
+        let endpoint = known(host, workload).context("it is not known")?;
+        ensure!(endpoint.group.as_ref().is_some_and(|group| group.as_str() == "k8s:lab/shop"), "{endpoint:?}");
+        Ok(endpoint)
+    };
+    let (endpoint, _) = wait::until("its group", PATIENCE, named).unwrap();
     assert_eq!(endpoint.attachment.container_id.as_str(), workload.container_id);
 }
 
@@ -96,7 +103,7 @@ fn with_full_disks_workloads_start_and_end_and_a_restart_loses_nobody() {
     lab.del("n1", &goes).expect("DEL with full disks and without an agent, which cannot leave a note either");
     start(&mut lab);
     let host = lab.host("n1");
-    wait::until_true("collection of who went meanwhile", PATIENCE, || Ok(host.endpoints()?.len() == 1)).unwrap();
+    wait_endpoints(host, 1);
     keeps_its_group(host, &stays);
     wait::until("CHECK", PATIENCE, || check(host, &stays)).unwrap();
     let next = lab.add("n1", &pod()).expect("ADD after a restart with full disks");
@@ -106,7 +113,7 @@ fn with_full_disks_workloads_start_and_end_and_a_restart_loses_nobody() {
     }
     wait::until_true("the alarm's end", PATIENCE * 3, || Ok(!alarmed(&lab)?)).unwrap();
     restart(&mut lab, |_| {});
-    assert_eq!(lab.host("n1").endpoints().unwrap().len(), 2);
+    wait_endpoints(lab.host("n1"), 2);
     keeps_its_group(lab.host("n1"), &stays);
 }
 
@@ -179,6 +186,6 @@ fn a_journal_that_is_deleted_cut_or_of_another_boot_costs_nobody_address_or_grou
         }
         last = next.ip;
         lab.del("n1", &next).unwrap();
-        assert_eq!(lab.host("n1").endpoints().unwrap().len(), 1, "{what}");
+        wait_endpoints(lab.host("n1"), 1);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use weft_lab::probe::{self, HttpServer};
 use weft_lab::workload::{Dialect, WorkloadOptions};
-use weft_lab::{Host, shell};
+use weft_lab::{Host, shell, wait};
 use weft_tests::{PATIENCE, lab};
 
 /// Exit code, and what it said.
@@ -49,8 +49,15 @@ fn explain_and_packets_agree() {
     agrees(on_cell, (&app_ip, &app.netns), ("77aa", web.ip), 8081, false);
 
     // Across hosts: the source's host knows who decides, the destination's host decides by group.
-    let (code, said) = explain(on_node, &[&pod_ip, &web_ip, "tcp", "8080"]);
-    assert!(code == 4 && said.contains("c1 (") && said.contains("has the last word"), "{code}: {said}");
+    let told = || {
+        let (code, said) = explain(on_node, &[&pod_ip, &web_ip, "tcp", "8080"]);
+        if code == 4 && said.contains("c1 (") && said.contains("has the last word") {
+            Ok(())
+        } else {
+            Err((code, said))
+        }
+    };
+    wait::until("n1 to know the other host", PATIENCE, told).expect("told");
     agrees(on_cell, ("k8s:lab/shop/front", &pod.netns), (&web_ip, web.ip), 8080, false);
     lab.weft(&["policies", "allow", "--from", "k8s:lab/shop/front", "--to", "77aa", "--port", "8080", "--wait"])
         .expect("allowed");
