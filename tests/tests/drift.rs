@@ -1,25 +1,38 @@
-//! Somebody removes what we made, by hand: it is back within a second of the kernel's notification.
+//! Somebody removes what we made, by hand: it is back at the kernel's notification.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weft_lab::probe::{self, HttpServer};
 use weft_lab::wait;
 use weft_lab::workload::WorkloadOptions;
-use weft_tests::lab;
+use weft_tests::{PATIENCE, lab};
+
+/// Twice seven things: by the timer alone, every ten seconds, they would be back after 130 s and more.
+const ROUNDS: u32 = 2;
+/// Less than that, and much more than the notifications need on any machine.
+const SOONER: Duration = PATIENCE.saturating_mul(2);
 
 #[test]
-fn what_is_removed_by_hand_is_back_within_a_second() {
+fn what_is_removed_by_hand_is_back_without_waiting_for_the_timer() {
     let mut lab = lab("drift");
     let a = lab.add("n1", &WorkloadOptions::pod("a", "open")).unwrap();
     let b = lab.add("n2", &WorkloadOptions::pod("b", "open")).unwrap();
     let _server = HttpServer::start(&b.netns, 8080).unwrap();
     let to = SocketAddr::from((b.ip, 8080));
-    let answered = || probe::get(&a.netns, to, Duration::from_millis(100));
-    wait::until("the first answer", Duration::from_secs(5), answered).unwrap();
+    // A packet that met the hole is lost: soon anew, and with more time where the machine needs it.
+    let answer = |what: &str| {
+        let mut limit = Duration::from_millis(50);
+        let answered = || {
+            limit = (limit * 2).min(Duration::from_secs(5));
+            probe::get(&a.netns, to, limit)
+        };
+        wait::until(what, PATIENCE, answered).unwrap();
+    };
+    answer("the first answer");
     let host = lab.host("n1");
     let peer = lab.host("n2").status().unwrap().subnet.unwrap();
     let mac = peer.vtep_mac();
-    for line in [
+    let lines = [
         "ip link del weft-vx1".to_owned(),
         "ip link set weft-vx1 down".to_owned(),
         "ip link del weft0".to_owned(),
@@ -27,11 +40,13 @@ fn what_is_removed_by_hand_is_back_within_a_second() {
         format!("ip route del {peer} proto 119"),
         format!("ip neigh del {} dev weft-vx1", peer.vtep_ip()),
         format!("bridge fdb del {mac} dev weft-vx1 dst {} self", lab.host("n2").address),
-    ] {
-        host.sh(&line).unwrap();
-        let (_, took) = wait::until(&line, Duration::from_secs(5), answered).unwrap();
-        assert!(took < Duration::from_millis(1200), "{line}: healed only after {took:?}");
+    ];
+    let start = Instant::now();
+    for line in (0..ROUNDS).flat_map(|_| &lines) {
+        host.sh(line).unwrap();
+        answer(line);
     }
+    assert!(start.elapsed() < SOONER, "healed only after {:?}", start.elapsed());
 }
 
 /// What others made stays: a route, an address, a bridge of somebody else.
@@ -48,9 +63,9 @@ fn what_others_made_is_never_touched() {
     ] {
         host.sh(line).unwrap();
     }
-    let before = host.status().unwrap().network.changes;
     host.sh("ip link set weft0 down").unwrap();
-    wait::until_true("a pass", Duration::from_secs(5), || Ok(host.status()?.network.changes > before)).unwrap();
+    let healed = || Ok(host.sh("ip link show up dev weft0")?.contains("weft0"));
+    wait::until_true("a pass", PATIENCE, healed).unwrap();
     assert!(host.sh("ip addr show br-other").unwrap().contains("198.51.100.1/24"));
     assert!(host.sh("ip route show 203.0.113.0/24").unwrap().contains("192.0.2.100"));
     assert!(host.sh("nft list tables").unwrap().contains("other"));

