@@ -142,10 +142,6 @@ fn services_of_kube_proxy_work_with_policy_and_with_br_netfilter_on_and_off() {
     }
 }
 
-fn alarms(lab: &Lab) -> String {
-    lab.host("n1").status().unwrap().alarms.join("\n")
-}
-
 /// Something changes, and the agent looks around; else it does so every ten seconds.
 fn nudge(lab: &Lab) {
     for what in ["add", "del"] {
@@ -154,22 +150,24 @@ fn nudge(lab: &Lab) {
     std::thread::sleep(Duration::from_millis(100));
 }
 
-/// Waits until an alarm says so, or none does.
+/// Waits until an alarm says so, or none does; the alarms then.
 fn alarm(lab: &Lab, text: &str, wanted: bool) -> String {
     let told = || {
         nudge(lab);
-        Ok(alarms(lab).contains(text) == wanted)
+        let alarms = lab.host("n1").status()?.alarms.join("\n");
+        anyhow::ensure!(alarms.contains(text) == wanted, "alarms: {alarms}");
+        Ok(alarms)
     };
-    wait::until_true(&format!("alarm {text:?}: {wanted}"), PATIENCE * 3, told)
-        .unwrap_or_else(|error| panic!("{error:#}: {}", alarms(lab)));
-    alarms(lab)
+    let (alarms, _) = wait::until(&format!("alarm {text:?}: {wanted}"), PATIENCE * 3, told).unwrap();
+    alarms
 }
 
 #[test]
 fn firewalls_that_drop_forwarded_packets_get_an_exception_or_are_named() {
     let mut lab = lab("firewall");
     let shop = shop(&mut lab);
-    let reach = |ip| probe::get(&shop.client.netns, SocketAddr::from((ip, 8080)), Duration::from_millis(500));
+    // What a firewall drops must not be waited for long: the agent looks around meanwhile.
+    let reach = |ip| probe::get(&shop.client.netns, SocketAddr::from((ip, 8080)), Duration::from_secs(2));
     let flows = |why: &str| {
         for ip in [shop.near.ip, shop.far.ip] {
             let reached = || reach(ip).inspect_err(|_| nudge(&lab));
@@ -178,8 +176,8 @@ fn firewalls_that_drop_forwarded_packets_get_an_exception_or_are_named() {
     };
     flows("before");
     let host = lab.host("n1");
-    // What Docker does, by the new interface and by the old one.
-    for tool in ["iptables-nft", "iptables-legacy"] {
+    // What Docker does, by the new interface and by the old one, whose lock all hosts of this machine share.
+    for tool in ["iptables-nft -w", "iptables-legacy -w"] {
         host.sh(&format!("{tool} -P FORWARD DROP")).unwrap();
         flows(tool);
         assert!(host.sh(&format!("{tool} -S FORWARD")).unwrap().contains("-P FORWARD DROP"), "theirs is untouched");
