@@ -15,7 +15,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use nft::{mapped_ports_seen, port_elements};
+pub use nft::{mapped_ports_astray, mapped_ports_seen, port_elements};
 pub use plan::plan;
 
 /// Bytes VXLAN over IPv4 adds to a packet: outer Ethernet 14, IP 20, UDP 8, VXLAN 8.

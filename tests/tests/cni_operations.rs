@@ -51,7 +51,8 @@ fn link_of(host: &Host, workload: &Workload) -> String {
 #[test]
 fn check_finds_what_is_taken_from_a_workload_and_succeeds_again_once_it_is_healed() {
     let mut lab = lab_of_two("check");
-    let workload = lab.add("n1", &pod()).unwrap();
+    let mapped = json!([{"hostPort": 61010, "containerPort": 8080, "protocol": "tcp"}]);
+    let workload = lab.add("n1", &pod().with("portMappings", mapped)).unwrap();
     let host = lab.host("n1");
     let check = check_call(host, &workload);
     check.expect(host).expect("CHECK right after ADD, as CRI-O does");
@@ -64,6 +65,8 @@ fn check_finds_what_is_taken_from_a_workload_and_succeeds_again_once_it_is_heale
         (format!("bridge link set dev {link} hairpin off"), "does not hairpin"),
         (format!("bridge fdb del {mac} dev {link} master"), "no static entry"),
         (format!("ip neigh del {ip} dev weft0"), "no permanent neighbour"),
+        ("nft delete element ip weft ports { tcp . 61010 }".to_owned(), "does not lead tcp *:61010->8080 to it"),
+        ("nft delete table ip weft".to_owned(), "does not lead tcp *:61010->8080 to it"),
         ("ip link set weft0 down".to_owned(), "bridge weft0 is down"),
         ("sysctl -qw net.ipv4.ip_forward=0".to_owned(), "net/ipv4/ip_forward is 0 instead of 1"),
     ] {

@@ -1,13 +1,14 @@
 //! CHECK's part of the host: link, port, programs, maps, settings. Nothing is repaired here; the
 //! passes do that.
 
+use super::capabilities::{protocol_ports, workload};
 use super::workloads::wiring;
 use super::{Core, Reply, internal, try_again};
 use crate::leases::chain;
 use weft_api::agent::{CheckRequest, CheckResponse};
 use weft_hostnet::{Error, LinkInfo};
 use weft_ipam::State;
-use weft_model::overlay::{Link, Placement, host_sysctls};
+use weft_model::overlay::{Link, Placement, Workload, host_sysctls, mapped_ports_astray};
 use weft_model::wired::{HostSide, host_differences};
 use weft_model::workload::Wiring;
 
@@ -23,9 +24,14 @@ impl Core {
             return Err(internal(format!("{attachment}: it is reserved and not committed")));
         }
         let wiring = wiring(&placement, pool, attachment, entry)?;
-        let side = self.host_side(&wiring, &placement).map_err(|error| internal(format!("{attachment}: {error}")))?;
+        let workload = workload(pool, entry).filter(|workload| !workload.ports.is_empty());
+        let unreadable = |error: Error| internal(format!("{attachment}: {error}"));
+        let side = self.host_side(&wiring, &placement).map_err(unreadable)?;
         let mut found = host_differences(&wiring, &placement.bridge, &side);
         found.extend(self.program_differences(&wiring));
+        if let Some(workload) = workload {
+            found.extend(self.mapping_differences(&workload).map_err(unreadable)?);
+        }
         match found.as_slice() {
             [] => Ok(CheckResponse { wiring }),
             found => Err(internal(format!("{attachment}: {}", found.join("; ")))),
@@ -52,6 +58,21 @@ impl Core {
             .filter(|(_, wanted, found)| wanted != found)
             .collect();
         Ok(HostSide { port: port.map(link), bridge: bridge.map(link), gateway, port_entry, neighbour, sysctls })
+    }
+
+    /// Ports of the host that do not lead to it.
+    fn mapping_differences(&self, workload: &Workload) -> Result<Vec<String>, Error> {
+        let seen = self.kernel.nft_table()?;
+        let mut found: Vec<String> = mapped_ports_astray(seen.as_ref(), workload)
+            .iter()
+            .map(|mapping| format!("nftables does not lead {mapping} to it"))
+            .collect();
+        let known = self.datapath.as_ref().and_then(|datapath| datapath.surroundings().ok()).unwrap_or_default();
+        let unknown = protocol_ports(&workload.ports).filter(|port| !known.mapped_ports.contains(port));
+        found.extend(unknown.map(|(protocol, port)| {
+            format!("the programs' map does not know {protocol} port {port} of the host as mapped")
+        }));
+        Ok(found)
     }
 
     /// The programs on its link, and what the maps say to them.

@@ -22,6 +22,12 @@ pub fn port_elements(workload: &Workload) -> Vec<NftElement> {
     ports::elements(workload)
 }
 
+/// A workload's mapped ports that a table does not lead to it, there or back; `None`: there is no table.
+#[must_use]
+pub fn mapped_ports_astray(seen: Option<&NftSeen>, workload: &Workload) -> Vec<PortMapping> {
+    ports::astray(seen, workload)
+}
+
 /// Connections in the host's conntrack that one workload may have opened at a time. The table is
 /// everybody's: once it is full, the host itself opens no connection any more.
 const CONNECTIONS_PER_WORKLOAD: u32 = 16_384;

@@ -240,9 +240,9 @@ fn wish() -> impl Strategy<Value = Wish> {
 }
 
 impl Wish {
-    fn desired(&self) -> Desired {
+    fn placement(&self) -> Placement {
         let network = NetworkConfig::new("10.255.0.0/16".parse().unwrap(), None, None, None).unwrap();
-        let placement = Placement {
+        Placement {
             network,
             subnet: network.subnet(self.subnet).unwrap(),
             public_ip: "192.0.2.1".parse().unwrap(),
@@ -255,20 +255,27 @@ impl Wish {
             masquerade: self.masquerade,
             mark_shift: 16,
             host_services: None,
-        };
+        }
+    }
+
+    fn desired(&self) -> Desired {
+        let placement = self.placement();
+        let network = placement.network;
         let peers: Vec<Peer> = self.peers.iter().map(|(number, seed)| peer(network, *number, *seed)).collect();
         let (usable, _refused) = usable_peers(&placement, &peers);
+        desired(&placement, &usable, &self.workloads(&placement))
+    }
+
+    fn workloads(&self, placement: &Placement) -> BTreeMap<Attachment, Workload> {
         // Slots beyond the first that wants a port do without: the agent gives none twice.
         let mut given = BTreeSet::new();
         let workloads = self.workloads.iter().map(|(slot, port)| {
             let ip = placement.subnet.address(u32::from(*slot)).unwrap();
             let port = port.filter(|port| given.insert(*port));
-            (
-                attachment(*slot),
-                Workload { ip, mac: Mac::for_workload(ip), ports: port.map(mapping).into_iter().collect() },
-            )
+            let ports = port.map(mapping).into_iter().collect();
+            (attachment(*slot), Workload { ip, mac: Mac::for_workload(ip), ports })
         });
-        desired(&placement, &usable, &workloads.collect())
+        workloads.collect()
     }
 }
 
@@ -578,6 +585,10 @@ proptest! {
         let mut kernel = kernel(true);
         kernel.put_nft(&desired.nft);
         let wanted: usize = desired.nft.sets.iter().filter(|set| set.is_map()).map(|set| set.elements.len()).sum();
+        for workload in wish.workloads(&wish.placement()).values() {
+            prop_assert_eq!(mapped_ports_astray(kernel.state.nft.as_ref(), workload), vec![]);
+            prop_assert_eq!(&mapped_ports_astray(None, workload), &workload.ports);
+        }
         let seen = mapped_ports_seen(kernel.state.nft.as_ref().unwrap());
         prop_assert_eq!(seen.values().map(Vec::len).sum::<usize>(), wanted);
         for (ip, ports) in seen {

@@ -25,8 +25,7 @@ const fn set(name: &'static str, kind: &'static str) -> NftSet {
 
 /// See [`super::port_elements`].
 pub(super) fn elements(workload: &Workload) -> Vec<NftElement> {
-    let ip = workload.ip;
-    let hairpin = (!workload.ports.is_empty()).then(|| (HAIRPIN.name, format!("{ip} . {ip}")));
+    let hairpin = (!workload.ports.is_empty()).then(|| hairpin(workload));
     workload.ports.iter().flat_map(|mapping| mapping_elements(workload, mapping)).chain(hairpin).collect()
 }
 
@@ -38,6 +37,20 @@ fn mapping_elements(workload: &Workload, mapping: &PortMapping) -> [NftElement; 
         None => [(PORTS.name, there), (ARRIVALS.name, back)],
         Some(at) => [(PORTS_AT.name, format!("{at} . {there}")), (ARRIVALS_AT.name, format!("{at} . {back}"))],
     }
+}
+
+/// See [`super::mapped_ports_astray`].
+pub(super) fn astray(seen: Option<&NftSeen>, workload: &Workload) -> Vec<PortMapping> {
+    let has = |(set, element): &NftElement| {
+        seen.and_then(|seen| seen.sets.get(*set)).is_some_and(|(_, elements)| elements.contains(element))
+    };
+    let hairpins = has(&hairpin(workload));
+    let led = |mapping: &&PortMapping| hairpins && mapping_elements(workload, mapping).iter().all(has);
+    workload.ports.iter().filter(|mapping| !led(mapping)).copied().collect()
+}
+
+fn hairpin(workload: &Workload) -> NftElement {
+    (HAIRPIN.name, format!("{ip} . {ip}", ip = workload.ip))
 }
 
 pub(super) fn sets<'a>(workloads: impl Iterator<Item = &'a Workload>) -> Vec<NftSet> {
