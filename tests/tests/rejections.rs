@@ -13,15 +13,19 @@ use weft_lab::wait;
 use weft_lab::{Lab, Workload, WorkloadOptions};
 use weft_tests::{PATIENCE, lab};
 
-/// What the programs may find prepared: a sum to be filled in, segments to be cut, or neither. With `rx off` the
-/// receiver looks at every sum itself.
-const SETTINGS: [&str; 5] = [
-    "tx on rx on tso on gso on gro off",
-    "tx on rx off tso on gso on gro off",
-    "tx off rx off tso off gso on gro off",
-    "tx off rx off tso off gso off gro off",
-    "tx off rx off tso off gso off gro on",
+/// Workloads' own devices, the hosts'. What the programs find prepared differs: a sum to be filled in, segments to be
+/// cut, or neither; and what becomes of the answer: where the workload leaves the sum to a device and the host's does
+/// not take it, it is filled in on the way. With `rx off` the receiver looks at every sum itself.
+const SETTINGS: [(&str, &str); 6] = [
+    (ON, ON),
+    (OFF, OFF),
+    (ON, OFF),
+    (OFF, ON),
+    ("tx on rx off tso off gso off gro off", OFF),
+    ("tx off rx off tso off gso on gro on", "tx off rx off tso off gso on gro on"),
 ];
+const ON: &str = "tx on rx off tso on gso on gro off";
+const OFF: &str = "tx off rx off tso off gso off gro off";
 
 struct Scene {
     lab: Lab,
@@ -29,7 +33,8 @@ struct Scene {
     near: Workload,
     far: Workload,
     /// Every device on the way: in which namespace, and its name.
-    devices: Vec<(PathBuf, String)>,
+    workloads: Vec<(PathBuf, String)>,
+    hosts: Vec<(PathBuf, String)>,
 }
 
 fn scene() -> Scene {
@@ -37,23 +42,25 @@ fn scene() -> Scene {
     let source = lab.add("n1", &WorkloadOptions::pod("source", "asking")).unwrap();
     let near = lab.add("n1", &WorkloadOptions::pod("near", "asked")).unwrap();
     let far = lab.add("n2", &WorkloadOptions::pod("far", "asked")).unwrap();
-    let inside = [&source, &near, &far].map(|workload| (workload.netns.clone(), "eth0".to_owned()));
-    let mut devices: Vec<(PathBuf, String)> = inside.into();
+    let workloads = [&source, &near, &far].map(|workload| (workload.netns.clone(), "eth0".to_owned()));
+    let mut hosts = Vec::new();
     for host in ["n1", "n2"].map(|name| lab.host(name)) {
-        devices.push((host.netns.clone(), "eth0".to_owned()));
+        hosts.push((host.netns.clone(), "eth0".to_owned()));
         let ends = host.endpoints().unwrap();
-        devices.extend(ends.iter().map(|end| (host.netns.clone(), end.host_ifname.clone())));
+        hosts.extend(ends.iter().map(|end| (host.netns.clone(), end.host_ifname.clone())));
     }
-    assert_eq!(devices.len(), 8, "{devices:?}");
+    assert_eq!(hosts.len(), 5, "{hosts:?}");
     // Pods that no policy names are open.
     lab.weft(&["policies", "allow", "--from", "nobody", "--to", "k8s:lab/asked", "--port", "1", "--wait"]).unwrap();
-    Scene { lab, source, near, far, devices }
+    Scene { lab, source, near, far, workloads: workloads.into(), hosts }
 }
 
 impl Scene {
-    fn set(&self, settings: &str) {
-        for (netns, device) in &self.devices {
-            sh_in(netns, &format!("ethtool -K {device} {settings}")).unwrap();
+    fn set(&self, (workloads, hosts): (&str, &str)) {
+        for (devices, settings) in [(&self.workloads, workloads), (&self.hosts, hosts)] {
+            for (netns, device) in devices {
+                sh_in(netns, &format!("ethtool -K {device} {settings}")).unwrap();
+            }
         }
     }
 }
@@ -84,8 +91,8 @@ fn what_was_never_allowed_is_refused_with_every_offload_setting() {
         scene.set(settings);
         for to in [&scene.near, &scene.far] {
             let to = SocketAddr::from((to.ip, 8080));
-            tcp_refused(&scene.source.netns, to).unwrap_or_else(|error| panic!("{settings}: tcp {to}: {error}"));
-            udp_refused(&scene.source.netns, to).unwrap_or_else(|error| panic!("{settings}: udp {to}: {error}"));
+            tcp_refused(&scene.source.netns, to).unwrap_or_else(|error| panic!("{settings:?}: tcp {to}: {error}"));
+            udp_refused(&scene.source.netns, to).unwrap_or_else(|error| panic!("{settings:?}: udp {to}: {error}"));
         }
     }
     let judged = |host: &str| scene.lab.host(host).status().unwrap().counters["policy"];
@@ -121,7 +128,7 @@ fn an_upload_that_is_revoked_is_reset_with_every_offload_setting() {
         });
         change("deny");
         for (ip, upload) in uploads {
-            assert_eq!(upload.join().unwrap(), Some(ErrorKind::ConnectionReset), "{settings}: to {ip}");
+            assert_eq!(upload.join().unwrap(), Some(ErrorKind::ConnectionReset), "{settings:?}: to {ip}");
         }
     }
 }
