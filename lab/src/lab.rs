@@ -4,7 +4,7 @@ use crate::host::{Host, HostOptions};
 use crate::services::{Etcd, PolicyServer, TOKEN};
 use crate::shell::{binary, command_in, output, sh};
 use crate::underlay::{CTL, add_netns, add_switch, netns, plug, prefix};
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, until_true};
 use crate::workload::{Workload, WorkloadOptions, add_call, address, del_call};
 use crate::{signals, teardown};
 use anyhow::{Context, Result};
@@ -63,7 +63,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes everything and waits until every host would serve an ADD.
+    /// Makes everything and waits until every host would serve an ADD, and knows all others.
     ///
     /// # Errors
     /// The first thing that failed; what was made is removed.
@@ -74,6 +74,12 @@ impl Lab {
         }
         for host in &mut lab.hosts {
             host.wait_ready(PATIENCE)?;
+        }
+        // Ready is who can serve; of hosts that became it later it may not know yet.
+        let all = lab.hosts.len();
+        for host in &lab.hosts {
+            let routes = || Ok(host.sh("ip route show proto 119")?.lines().count() == all);
+            until_true(&format!("{} to have a route to every host", host.name()), PATIENCE, routes)?;
         }
         Ok(lab)
     }
