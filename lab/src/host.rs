@@ -5,6 +5,7 @@ use crate::services::Etcd;
 use crate::shell::{binary, command_in, output, sh_in};
 use crate::signals;
 use crate::underlay::{add_netns, plug};
+use crate::wait::PATIENCE;
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use std::net::Ipv4Addr;
@@ -151,6 +152,14 @@ impl Host {
         self.agent.take().context("the agent does not run")?.kill()
     }
 
+    /// Stops the agent as it stands: its socket takes calls, and nothing answers.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze_agent(&self) -> Result<()> {
+        self.agent.as_ref().context("the agent does not run")?.freeze()
+    }
+
     /// Whether the agent has ended by itself; another one can be started then.
     pub fn agent_ended(&mut self) -> bool {
         let ended = self.agent.as_mut().is_none_or(|agent| agent.check().is_err());
@@ -198,7 +207,7 @@ impl Host {
     /// The agent is away or answers an error.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let mut curl = std::process::Command::new("curl");
-        curl.args(["-sS", "--max-time", "5", "--unix-socket"]).arg(self.socket());
+        curl.args(["-sS", "--max-time", &PATIENCE.as_secs().to_string(), "--unix-socket"]).arg(self.socket());
         let answer = output(curl.args(["-w", "\n%{http_code}", &format!("http://agent{path}")]))?;
         let (body, status) = answer.rsplit_once('\n').unwrap_or((answer.as_str(), ""));
         if status != "200" {

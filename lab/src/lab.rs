@@ -11,7 +11,6 @@ use anyhow::{Context, Result};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 use weft_model::group::HostKind;
 
 /// What a lab should be.
@@ -58,7 +57,6 @@ pub struct Lab {
     /// Its policy server.
     pub policy_server: PolicyServer,
     hosts: Vec<Host>,
-    containers: u32,
     keep: bool,
 }
 
@@ -122,7 +120,7 @@ impl Lab {
         for (options, number) in hosts.into_iter().zip(1u8..100) {
             made.push(Host::add(name, &folder, options, Ipv4Addr::new(192, 0, 2, number))?);
         }
-        Ok(Self { name: name.to_owned(), folder, etcd, policy_server, hosts: made, containers: 0, keep: false })
+        Ok(Self { name: name.to_owned(), folder, etcd, policy_server, hosts: made, keep: false })
     }
 
     /// A host by its name.
@@ -158,16 +156,18 @@ impl Lab {
         netns(&self.name, "ctl")
     }
 
-    /// A fresh, empty workload namespace and a container id for it.
+    /// A fresh, empty workload namespace and a container id that no other lab of the machine has: its
+    /// processes are looked for by it.
     ///
     /// # Errors
     /// `ip` fails.
     pub fn container(&mut self, host: &str, name: &str) -> Result<(String, PathBuf)> {
-        self.containers += 1;
-        let suffix = format!("{host}-{name}-{}", self.containers);
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let suffix = format!("{host}-{name}-{number}");
         let _making = signals::making();
         sh(&format!("ip netns add {}{suffix}", prefix(&self.name)))?;
-        let id = format!("{:064x}", (u128::from(std::process::id()) << 32) | u128::from(self.containers));
+        let id = format!("{:064x}", (u128::from(std::process::id()) << 32) | u128::from(number));
         Ok((id, netns(&self.name, &suffix)))
     }
 
@@ -289,8 +289,7 @@ pub fn remove_netns(workload: &Workload) -> Result<()> {
 }
 
 fn rest(method: &str, url: &str, body: Option<&str>) -> Result<(u16, String)> {
-    let config =
-        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
+    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
     let agent = ureq::Agent::new_with_config(config.build());
     let bearer = format!("Bearer {TOKEN}");
     let mut response = match (method, body) {

@@ -1,6 +1,7 @@
 //! Real traffic from one namespace to another, by ordinary sockets: an HTTP server that says whom it
 //! sees, clients, a DNS look-up, a stream.
 
+use crate::wait::PATIENCE;
 use anyhow::{Context, Result};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -104,8 +105,8 @@ fn accept(listener: &TcpListener, stop: &Arc<AtomicBool>) {
 
 fn answer(stream: &TcpStream, client: SocketAddr, stop: &AtomicBool) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     let mut request = String::new();
     BufReader::new(stream).read_line(&mut request)?;
     let mut out = stream;
@@ -136,7 +137,7 @@ impl Stream {
     /// # Errors
     /// The connection cannot be made.
     pub fn start(netns: &Path, to: SocketAddr) -> Result<Self> {
-        let socket = connects(netns, to, Duration::from_secs(2)).with_context(|| format!("stream to {to}"))?;
+        let socket = connects(netns, to, PATIENCE).with_context(|| format!("stream to {to}"))?;
         (&socket).write_all(b"GET /stream HTTP/1.1\r\nHost: lab\r\n\r\n")?;
         let (bytes, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, over, mut reader) = (bytes.clone(), ended.clone(), socket.try_clone()?);

@@ -7,7 +7,6 @@ use crate::wait::PATIENCE;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The bearer token of a lab's policy server.
 pub const TOKEN: &str = "lab-token-for-tests-only";
@@ -56,11 +55,7 @@ impl Etcd {
         let mut process = Process::start("etcd", &mut command, &self.folder.join("etcd.log"))?;
         let ctl = netns(&self.lab, "ctl");
         process.wait_until("etcd to be healthy", PATIENCE, || {
-            Ok(sh_in(
-                &ctl,
-                &format!("etcdctl --endpoints {url} --dial-timeout 1s --command-timeout 1s endpoint health"),
-            )
-            .is_ok())
+            Ok(listens(&ctl, 2379) && sh_in(&ctl, &etcdctl("endpoint health")).is_ok())
         })?;
         self.process = Some(process);
         Ok(())
@@ -104,8 +99,19 @@ impl Etcd {
     /// # Errors
     /// It fails.
     pub fn ctl(&self, line: &str) -> Result<String> {
-        sh_in(&netns(&self.lab, "ctl"), &format!("etcdctl --endpoints {} {line}", Self::url()))
+        sh_in(&netns(&self.lab, "ctl"), &etcdctl(line))
     }
+}
+
+/// An `etcdctl` that is as patient as the lab: its own limits are 2 and 5 s.
+fn etcdctl(line: &str) -> String {
+    let (url, limit) = (Etcd::url(), PATIENCE.as_secs());
+    format!("etcdctl --endpoints {url} --dial-timeout {limit}s --command-timeout {limit}s {line}")
+}
+
+/// Whether somebody takes connections at a port of the services' address.
+fn listens(ctl: &Path, port: u16) -> bool {
+    crate::probe::connects(ctl, (CTL, port).into(), PATIENCE).is_ok()
 }
 
 /// weft-policy-server.
@@ -144,10 +150,7 @@ impl PolicyServer {
         let mut command = command_in(&ctl, &binary("weft-policy-server")?);
         command.args(["--listen", &format!("{CTL}:4002"), "--etcd", &Etcd::url(), "--token-file"]).arg(&token);
         let mut process = Process::start("weft-policy-server", &mut command, &self.folder.join("policy-server.log"))?;
-        process.wait_until("the policy server to answer", PATIENCE, || {
-            Ok(crate::probe::connects(&ctl, std::net::SocketAddr::from((CTL, 4002)), Duration::from_millis(200))
-                .is_ok())
-        })?;
+        process.wait_until("the policy server to answer", PATIENCE, || Ok(listens(&ctl, 4002)))?;
         self.process = Some(process);
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! Ctrl-C, SIGTERM and panics: every lab of this process is removed, then the process ends.
 
+use crate::wait::PATIENCE;
 use nix::sys::signal::{SigSet, Signal};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
 
 static ENDING: AtomicBool = AtomicBool::new(false);
 static LABS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -70,7 +70,7 @@ pub fn watch() -> anyhow::Result<()> {
 fn remove_all() {
     ENDING.store(true, Ordering::SeqCst);
     // With a deadline: a thread that panicked may be holding it.
-    let made = crate::wait::until("what is being made", Duration::from_secs(10), || MAKING.try_write().map(drop));
+    let made = crate::wait::until("what is being made", PATIENCE, || MAKING.try_write().map(drop));
     if let Err(error) = made {
         crate::terminal::tell(&format!("{error:#}; removing what is there"));
     }

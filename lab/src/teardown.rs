@@ -43,12 +43,12 @@ pub fn down(lab: &str) -> Result<()> {
 /// As [`down`], for the thread that a signal woke.
 pub(crate) fn remove(lab: &str) -> Result<()> {
     let mut complaints = Vec::new();
-    for pid in processes(lab) {
-        if let Err(error) = kill(pid, Signal::SIGKILL) {
-            complaints.push(format!("process {pid}: {error}"));
-        }
-    }
-    let gone = crate::wait::until_true("the lab's processes to end", PATIENCE, || Ok(processes(lab).is_empty()));
+    // Again and again: one that was started while we looked may have been missed, and one that ends by itself is gone.
+    let gone = crate::wait::until("the lab's processes to end", PATIENCE, || {
+        let left: Vec<(Pid, nix::Result<()>)> =
+            processes(lab).into_iter().map(|pid| (pid, kill(pid, Signal::SIGKILL))).collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
     complaints.extend(gone.err().map(|error| error.to_string()));
     for netns in namespaces(lab) {
         complaints.extend(sh(&format!("ip netns del {netns}")).err().map(|error| error.to_string()));
@@ -112,10 +112,13 @@ fn names_folder(pid: i32, lab: &str) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&folder))
 }
 
-/// Not a zombie: those hold nothing and go with their parent.
+/// Whether a thread of it is no zombie: those hold nothing and go with their parent. The first one may be
+/// while others still end, in the middle of what they write.
 fn alive(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok())
+        .any(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X'])))
 }
 
 /// bpffs mounts below the lab's folder.
