@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -30,7 +33,7 @@ fn app(name: &str, guid: &str, host_port: u16) -> WorkloadOptions {
 
 /// The client that the server sees.
 fn seen(netns: &Path, to: Ipv4Addr, port: u16) -> Ipv4Addr {
-    let asked = || probe::get(netns, (to, port).into(), Duration::from_secs(2));
+    let asked = || probe::get(netns, (to, port).into(), Duration::from_secs(10));
     match wait::until(&format!("an answer from {to}:{port}"), PATIENCE, asked).unwrap().0.client {
         std::net::IpAddr::V4(ip) => ip,
         ip => panic!("{ip}"),
@@ -252,6 +255,7 @@ fn ports_outlive_the_agent_its_journal_and_what_is_done_by_hand() {
     let host = lab.host("c1").address;
     let ctl = lab.ctl();
     seen(&ctl, host, 61000);
+    let as_made = rules(lab.host("c1")).unwrap();
     lab.host_mut("c1").kill_agent().unwrap();
     assert_eq!(seen(&ctl, host, 61000), CTL, "with the agent dead");
     for lost in [false, true] {
@@ -271,12 +275,16 @@ fn ports_outlive_the_agent_its_journal_and_what_is_done_by_hand() {
             "nft delete table ip weft",
             "sysctl -qw net.ipv4.conf.weft0.route_localnet=0",
         ] {
-            let changes = || cell.status().unwrap().network.changes;
-            let before = changes();
+            let before = cell.status().unwrap().network.changes;
             cell.sh(line).unwrap();
-            wait::until_true(line, Duration::from_secs(20), || Ok(changes() > before)).unwrap();
+            let healed = || {
+                let now = rules(cell)?;
+                anyhow::ensure!(now == as_made, "{now:?}");
+                Ok(())
+            };
+            wait::until(&format!("{line} to be undone"), PATIENCE, healed).unwrap();
+            wait::until_true("it to be counted", PATIENCE, || Ok(cell.status()?.network.changes > before)).unwrap();
             seen(&ctl, host, 61000);
-            assert!(!cell.sh("nft list map ip weft ports").unwrap().contains("61009"), "{line}");
         }
         seen(&cell.netns, LOCALHOST, 61000);
     }
@@ -285,16 +293,26 @@ fn ports_outlive_the_agent_its_journal_and_what_is_done_by_hand() {
     weft_lab::lab::remove_netns(&web).unwrap();
     let cell = lab.host("c1");
     let map = || cell.sh("nft list map ip weft ports").map(|text| !text.contains("61000"));
-    wait::until_true("the port to be free", Duration::from_secs(20), map).unwrap();
+    wait::until_true("the port to be free", PATIENCE, map).unwrap();
 }
 
-/// A datagram server that answers with its name.
+/// What leads to workloads from outside, element by element: the kernel keeps no order.
+fn rules(host: &Host) -> anyhow::Result<[BTreeSet<String>; 3]> {
+    let parts = |line: &str| -> anyhow::Result<BTreeSet<String>> {
+        Ok(host.sh(line)?.split(['{', '}', ',', '\n']).map(|part| part.trim().to_owned()).collect())
+    };
+    let ports = parts("nft list map ip weft ports")?;
+    Ok([ports, parts("nft list set ip weft arrivals")?, parts("sysctl -n net.ipv4.conf.weft0.route_localnet")?])
+}
+
+/// A datagram server that answers with its name and the question.
 fn answers(workload: &Workload, port: u16, name: &'static str) -> std::thread::JoinHandle<()> {
     let socket = inside(&workload.netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap().unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 100];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            if &buffer[..length] == b"end" || socket.send_to(name.as_bytes(), from).is_err() {
+            let question = &buffer[..length];
+            if question == b"end" || socket.send_to(&[name.as_bytes(), b" ", question].concat(), from).is_err() {
                 return;
             }
         }
@@ -308,25 +326,36 @@ fn a_udp_client_is_led_to_the_ports_owner_of_the_day() {
     let client = inside(&lab.ctl(), || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7000))).unwrap().unwrap();
     client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let to = SocketAddr::from((lab.host("n1").address, 18053));
-    let ask = || -> anyhow::Result<String> {
+    let questions = Cell::new(0_u64);
+    // Who answers this question, or one since `oldest`: answers may come after their question was given up.
+    let ask = |oldest: u64| -> anyhow::Result<String> {
+        questions.update(|number| number + 1);
+        client.send_to(questions.get().to_string().as_bytes(), to)?;
         let mut buffer = [0; 100];
-        client.send_to(b"who", to)?;
-        let (length, _) = client.recv_from(&mut buffer)?;
-        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        loop {
+            let (length, _) = client.recv_from(&mut buffer)?;
+            let answer = std::str::from_utf8(&buffer[..length])?;
+            let (name, question) = answer.split_once(' ').context("no answer of ours")?;
+            if question.parse::<u64>()? >= oldest {
+                return Ok(name.to_owned());
+            }
+        }
     };
+    let ask_once = || ask(questions.get() + 1);
     // Nobody yet, but the host's conntrack knows the flow.
-    assert!(ask().is_err());
+    assert!(ask_once().is_err());
     for name in ["first", "second"] {
         let ports = json!([{"HostPort": 18053, "ContainerPort": 53, "Protocol": "udp", "HostIP": ""}]);
         let options = WorkloadOptions::pod(name, "dns").with("portMappings", ports);
         let workload = lab.add("n1", &options).unwrap();
         let server = answers(&workload, 53, name);
-        assert_eq!(wait::until(name, PATIENCE, ask).unwrap().0, name);
+        let oldest = questions.get() + 1;
+        assert_eq!(wait::until(name, PATIENCE, || ask(oldest)).unwrap().0, name);
         let end = inside(&workload.netns, || UdpSocket::bind((LOCALHOST, 0))).unwrap().unwrap();
         end.send_to(b"end", (LOCALHOST, 53)).unwrap();
         server.join().unwrap();
         lab.del("n1", &workload).unwrap();
-        assert!(ask().is_err(), "{name} is gone");
+        assert!(ask_once().is_err(), "{name} is gone");
     }
 }
 
