@@ -7,7 +7,6 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::Duration;
 use weft_lab::workload::{CniCall, WorkloadOptions, add_call, del_call};
 use weft_lab::{Host, Lab, LabOptions, wait};
 use weft_tests::ports::{PortWatch, unfiltered};
@@ -148,7 +147,8 @@ fn start(host: &mut Host, hooks: &[(&str, String)]) {
 #[test]
 fn wherever_an_add_is_stopped_the_agent_alone_leaves_nothing() {
     let mut lab = lab_of_two("stray");
-    start(lab.host_mut("n1"), &[("WEFTD_RESERVATION_SECONDS", "3".to_owned())]);
+    // Long enough for an ADD on a busy machine, and for the last of them to be looked at.
+    start(lab.host_mut("n1"), &[("WEFTD_RESERVATION_SECONDS", "15".to_owned())]);
     let pod = WorkloadOptions::pod("w", "open");
     for step in 1..ADD_STEPS {
         let (id, netns) = lab.container("n1", "w").unwrap();
@@ -158,10 +158,8 @@ fn wherever_an_add_is_stopped_the_agent_alone_leaves_nothing() {
     }
     let host = lab.host("n1");
     assert!(!links(host).is_empty(), "the test makes no strays");
-    wait::until_true("collection", Duration::from_secs(40), || {
-        Ok(links(host).is_empty() && host.endpoints()?.is_empty())
-    })
-    .unwrap();
+    wait::until_true("collection", PATIENCE * 2, || Ok(links(host).is_empty() && host.endpoints()?.is_empty()))
+        .unwrap();
 }
 
 /// Each time a workload's ADD is under way: the agent dies at that step, the next agent goes on.

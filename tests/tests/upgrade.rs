@@ -165,5 +165,9 @@ fn other_versions_take_over_and_give_back_without_a_lost_packet() {
     assert_eq!(strange.end(), 0, "of {sent} denied datagrams some passed");
     // And the last version is in charge.
     lab.disallow("3b1c", "k8s:lab/shop", "tcp", 8080).unwrap();
-    download.stops(Duration::from_millis(300), PATIENCE).unwrap();
+    let reset = || {
+        download.send_byte();
+        Ok(download.broke())
+    };
+    wait::until_true("the download to be reset", PATIENCE, reset).unwrap();
 }
