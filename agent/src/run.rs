@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use weft_api::logging::Logging;
 use weft_datapath::DenialReader;
@@ -60,7 +60,9 @@ pub async fn run(config: Config, raw: Raw) -> anyhow::Result<()> {
     tokio::spawn(notice_changes(worker.clone()));
     let inlets = Inlets { rings, directory, logging, counts: counts.clone() };
     let sinks = follow_denials(&config, me, worker.clone(), inlets, feed.clone())?;
-    tokio::spawn(follow_hangups(config.clone(), raw, worker.clone(), sinks));
+    // Taken before anybody is served: until then the signal ends the process.
+    let hangups = signal(SignalKind::hangup()).context("cannot take SIGHUP")?;
+    tokio::spawn(follow_hangups(hangups, config.clone(), raw, worker.clone(), sinks));
     if let Some(address) = config.metrics_listen {
         metrics::serve(address, worker.clone()).await.with_context(|| format!("metrics_listen: {address}"))?;
     }
@@ -150,8 +152,7 @@ struct Inlets {
 
 /// SIGHUP: the log file was rotated, or the configuration changed. What is logged follows the file;
 /// everything else is for the next start.
-async fn follow_hangups(config: Arc<Config>, raw: Raw, worker: Worker, sinks: QueueSender) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+async fn follow_hangups(mut hangups: Signal, config: Arc<Config>, raw: Raw, worker: Worker, sinks: QueueSender) {
     while hangups.recv().await.is_some() {
         sinks.reopen();
         match config::load(raw.clone(), &config.hostname) {
