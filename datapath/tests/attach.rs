@@ -42,22 +42,20 @@ fn programs(interface: &str) -> Vec<(String, u32)> {
     found
 }
 
-/// The id of the link that holds a program. Links of the whole machine are listed: others come and go.
+/// The id of the link that holds a program. Links of the whole machine are listed: others come and go, and the
+/// list ends at one that is being made just then.
 fn link_of(program: u32) -> String {
-    let links = output("bpftool -j link show");
     let held = format!("\"prog_id\":{program}}}");
-    let link =
-        links.split('{').find(|link| link.contains(&held)).unwrap_or_else(|| panic!("no link of {program}: {links}"));
-    link.split(',').next().unwrap().to_owned()
+    until(&format!("the link of program {program}"), || {
+        let links = output("bpftool -j link show");
+        let link = links.split('{').find(|link| link.contains(&held))?;
+        Some(link.split(',').next().unwrap().to_owned())
+    })
 }
 
 /// The kernel releases an unpinned link a moment later.
 fn wait_for_none(interface: &str) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    while !programs(interface).is_empty() {
-        assert!(std::time::Instant::now() < deadline, "{interface}: {:?}", programs(interface));
-        std::thread::yield_now();
-    }
+    until(&format!("no program on {interface}"), || programs(interface).is_empty().then_some(()));
 }
 
 #[test]
@@ -195,11 +193,12 @@ fn clsact_takes_the_place_of_tcx_and_gives_it_back() {
     next.avoid_tcx();
     assert_eq!(next.attach_underlay(&underlay).unwrap(), moved);
     next.attach_vtep(&vtep).unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    while is_tcx("under", TcAttachType::Ingress) || is_tcx("vx", TcAttachType::Egress) {
-        assert!(std::time::Instant::now() < deadline, "{:?} {:?}", programs("under"), programs("vx"));
-        std::thread::yield_now();
-    }
+    until("no TCX link", || {
+        let tcx = is_tcx("under", TcAttachType::Ingress)
+            || is_tcx("vx", TcAttachType::Egress)
+            || is_tcx("vx", TcAttachType::Ingress);
+        (!tcx).then_some(())
+    });
     assert_eq!((programs("vx").len(), programs("under").len()), (2, 1));
     next.detach(&vtep).unwrap();
     assert_eq!(programs("vx"), []);

@@ -8,6 +8,7 @@ use common::frame::*;
 use common::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
+use std::time::Instant;
 use weft_abi::SLOT_IFINDEX_BASE;
 use weft_datapath::{Probe, Program};
 use weft_model::policy::{Direction, Protocol};
@@ -93,7 +94,7 @@ fn the_stack_suffices_as_older_kernels_count_it() {
     }
 }
 
-/// Nanoseconds of a run, the least of several rounds: the machine is shared.
+/// Nanoseconds of a run in a round that is shorter than what a busy machine gives a process at a time.
 fn cost(bench: &Bench, program: Program, frame: &[u8], mark: u32) -> u128 {
     let probe = Probe {
         frame,
@@ -101,9 +102,9 @@ fn cost(bench: &Bench, program: Program, frame: &[u8], mark: u32) -> u128 {
         ifindex: SLOT_IFINDEX_BASE + u32::from(SLOT.0),
         ingress_ifindex: 1,
         gso_size: 0,
-        repeat: 50_000,
+        repeat: 2_000,
     };
-    (0..15).map(|_| bench.datapath.probe(program, &probe).unwrap().duration.as_nanos()).min().unwrap_or_default()
+    bench.datapath.probe(program, &probe).unwrap().duration.as_nanos()
 }
 
 #[test]
@@ -114,10 +115,17 @@ fn an_established_packet_is_cheap() {
     bench.out(&sent(&tcp(OWN, REMOTE, (80, 40000), SYN | ACK, b"")));
     let into = received(&tcp(REMOTE, OWN, (40000, 80), ACK, b"x"));
     let out = sent(&tcp(OWN, REMOTE, (80, 40000), ACK, b"x"));
-    let empty = cost(&bench, Program::Empty, &into, mark);
-    let to = cost(&bench, Program::ToWorkload, &into, mark);
-    let from = cost(&bench, Program::FromWorkload, &out, 0);
     // The goal is 60 ns over an empty program, measured by the benchmark; this bound only catches a
-    // look-up too many on a machine that does other things as well.
-    assert!(to < empty + 200 && from < empty + 200, "empty {empty}, to {to}, from {from} ns");
+    // look-up too many. The least of many rounds is what the program costs, the rest is the machine's.
+    let (mut empty, mut to, mut from) = (u128::MAX, u128::MAX, u128::MAX);
+    let start = Instant::now();
+    for round in 1.. {
+        empty = empty.min(cost(&bench, Program::Empty, &into, mark));
+        to = to.min(cost(&bench, Program::ToWorkload, &into, mark));
+        from = from.min(cost(&bench, Program::FromWorkload, &out, 0));
+        if round >= 100 && to < empty + 200 && from < empty + 200 {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "empty {empty}, to {to}, from {from} ns after {round} rounds");
+    }
 }

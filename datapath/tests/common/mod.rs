@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use weft_abi::SLOT_IFINDEX_BASE;
 use weft_datapath::{Datapath, Outcome, Probe, Program};
 use weft_model::datapath::{DenyAction, Endpoint, Host, MapOp, PeerHost, SetId};
@@ -61,6 +62,23 @@ pub fn own_mac() -> Mac {
 /// Where maps of this layout are pinned.
 pub fn maps(folder: &Path) -> PathBuf {
     folder.join(format!("v{}/maps", weft_abi::LAYOUT_VERSION))
+}
+
+/// How long something may take that takes a second on a quiet machine. Nothing is judged by it: it only
+/// ends what would never come.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tries until there is something.
+#[track_caller]
+pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
