@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use weft_hostnet::{Executor, Netns, SnapshotScope};
 use weft_model::id::{Attachment, IfName, Slot};
 use weft_model::mac::Mac;
@@ -15,6 +16,10 @@ use weft_model::overlay::{Actual, Desired, Peer, Placement, Workload, desired, p
 use weft_model::policy::Protocol;
 use weft_model::ports::PortMapping;
 use weft_model::workload::{Wiring, host_ifname, plan_host, plan_workload};
+
+/// How long something may take that takes a second on a quiet machine. Nothing is judged by it: it only
+/// ends what would never come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -67,6 +72,11 @@ impl Space {
         let mut arguments = vec!["netns", "exec", self.name.as_str()];
         arguments.extend(line.split_whitespace());
         run("ip", &arguments)
+    }
+
+    /// Pings an address until it answers.
+    pub(crate) fn ping(&self, address: &str) {
+        self.sh(&format!("ping -q -c 1 -w {} {address}", PATIENCE.as_secs()));
     }
 
     /// Runs a command line inside and reads its JSON; nothing printed is an empty list.
@@ -229,7 +239,8 @@ impl Host {
             let listing = self.space.sh(command);
             // Multicast groups are the kernel's own affair.
             let own = listing.lines().filter(|line| !line.starts_with("33:33:") && !line.starts_with("01:00:5e:"));
-            lines.extend(own.map(str::to_owned));
+            // A device's carrier, too: routes are told of it a moment later.
+            lines.extend(own.map(|line| line.replace(" linkdown", "")));
         }
         lines.sort_unstable();
         lines.join("\n")

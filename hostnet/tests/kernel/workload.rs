@@ -38,9 +38,9 @@ fn workloads_reach_their_host_and_each_other() {
     host.reconcile();
     let inside = &host.inside[0];
     assert!(inside.sh("ip -4 route").contains("default via 10.255.1.1 dev eth0 proto 119 src 10.255.1.2"));
-    inside.sh("ping -c 1 -W 2 10.255.1.1");
-    inside.sh("ping -c 1 -W 2 10.255.1.3");
-    host.space.sh("ping -c 1 -W 2 10.255.1.2");
+    inside.ping("10.255.1.1");
+    inside.ping("10.255.1.3");
+    host.space.ping("10.255.1.2");
     // Nobody learned anything, nobody was asked by broadcast.
     let learned = host.space.sh("bridge fdb show br weft0");
     assert!(!learned.lines().any(|line| line.contains("ee:ee:") && !line.contains("static")), "{learned}");
@@ -79,7 +79,7 @@ fn workloads_are_removed_together_and_nothing_else_goes() {
     for (number, inside) in host.inside.iter().enumerate() {
         assert_eq!(inside.sh("ip -o link").contains("eth0"), number == 2, "{number}");
     }
-    host.inside[2].sh("ping -c 1 -W 2 10.255.1.1");
+    host.inside[2].ping("10.255.1.1");
     host.executor.execute(&[weft_model::op::Op::DeleteLinks(vec![wirings[2].host_ifname()])], None).unwrap();
     assert!(!left(&mut host, 2));
 }
