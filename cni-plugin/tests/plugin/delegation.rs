@@ -1,9 +1,9 @@
 //! `ipam.type` of somebody else: Debian's host-local and static run for real; scripts play plugins
 //! that do what those cannot be made to do.
 
-use crate::support::{Answer, Call, Namespace, Reply, Request, TestAgent, ok, reservation};
+use crate::support::{Answer, Call, Namespace, Reply, Request, TestAgent, ok, reservation, succeed};
 use serde_json::{Value, json};
-use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 /// Where Debian's package puts them.
 const DEBIAN: &str = "/usr/lib/cni";
@@ -70,11 +70,13 @@ impl Place {
 
     /// A plugin `acme` that runs this shell script; it appends its calls to a file `calls`.
     fn script(&self, text: &str) -> String {
-        let file = self.folder.path().join("acme");
+        let (draft, file) = (self.folder.path().join("draft"), self.folder.path().join("acme"));
         let calls = self.folder.path().join("calls");
         let head = format!("#!/bin/sh\necho $CNI_COMMAND >> {}\n", calls.display());
-        std::fs::write(&file, format!("{head}{text}")).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(&draft, format!("{head}{text}")).unwrap();
+        // By another process: a child that another test starts just now would hold what we have open, and what is
+        // open for writing cannot be executed.
+        succeed(Command::new("install").args(["-m", "755"]).args([&draft, &file]));
         self.folder.path().display().to_string()
     }
 

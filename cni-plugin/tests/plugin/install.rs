@@ -1,6 +1,6 @@
 //! `weft-cni install` and `uninstall`: whole or not at all, and nothing of others.
 
-use crate::support::{Call, Namespace, Reply, TestAgent, ok};
+use crate::support::{Call, Namespace, PATIENCE, Reply, TestAgent, ok, succeed};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 /// The plugin without debug information: thirty megabytes less to copy and to hash.
 static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -168,8 +169,10 @@ fn the_conflist_waits_for_the_agent_and_says_so() {
     assert_eq!(host.files(), BEFORE);
     let child = host.command("install", &agent).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     asked.store(false, Ordering::SeqCst);
+    let start = Instant::now();
     while !asked.load(Ordering::SeqCst) {
-        std::thread::yield_now();
+        assert!(start.elapsed() < PATIENCE, "the agent is not asked again");
+        std::thread::sleep(Duration::from_millis(10));
     }
     assert!(!host.conflist().exists() && !host.plugin().exists());
     is_ready.store(true, Ordering::SeqCst);
@@ -200,9 +203,11 @@ fn an_upgrade_replaces_what_is_being_executed() {
     host.succeed("install", &agent, &[]);
     // An older version: other bytes, known to the manifest.
     let old = [fs::read(&*BINARY).unwrap(), b"older".to_vec()].concat();
-    fs::remove_file(host.plugin()).unwrap();
-    fs::write(host.plugin(), &old).unwrap();
-    fs::set_permissions(host.plugin(), fs::Permissions::from_mode(0o755)).unwrap();
+    let draft = host.0.path().join("older");
+    fs::write(&draft, &old).unwrap();
+    // By another process: a child that another test starts just now would hold what we have open, and what is open
+    // for writing cannot be executed.
+    succeed(Command::new("install").args(["-m", "755"]).args([&draft, &host.plugin()]));
     let manifest = host.conf().join(AFTER[0]);
     let sum = String::from_utf8(Command::new("sha256sum").arg(host.plugin()).output().unwrap().stdout).unwrap();
     let mut known: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();

@@ -1,7 +1,7 @@
 //! Whatever comes in: never a panic, and exactly one JSON document on stdout, or nothing where a
 //! success of the command is silent.
 
-use crate::support::{Namespace, Reply, TestAgent, output, reservation};
+use crate::support::{Namespace, PATIENCE, Reply, TestAgent, output, reservation};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -195,7 +195,7 @@ fn with_socket(stdin: Vec<u8>, socket: &std::path::Path) -> Vec<u8> {
     let section = config.entry("weft").or_insert_with(|| json!({}));
     if let Value::Object(section) = section {
         section.insert("socket".to_owned(), json!(socket));
-        section.insert("timeoutSeconds".to_owned(), json!(1));
+        section.insert("timeoutSeconds".to_owned(), json!(PATIENCE.as_secs()));
     }
     Value::Object(config).to_string().into_bytes()
 }

@@ -9,6 +9,11 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long something may take that takes a second on a quiet machine. Nothing is judged by it: it only
+/// ends what would never come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network namespace of the test's own; removed with it.
 pub(crate) struct Namespace(pub(crate) String);
@@ -51,7 +56,7 @@ impl Drop for Namespace {
     }
 }
 
-fn succeed(command: &mut Command) {
+pub(crate) fn succeed(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
@@ -205,8 +210,9 @@ impl TestAgent {
         self.seen().into_iter().map(|request| request.call).collect()
     }
 
+    /// A config that leaves the agent all the time it needs.
     pub(crate) fn config(&self) -> Value {
-        config(&self.socket(), 2)
+        config(&self.socket(), PATIENCE.as_secs())
     }
 
     fn stop(&mut self) {
