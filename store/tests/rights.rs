@@ -98,7 +98,13 @@ async fn roles_are_enough_and_no_more() {
     };
     let Claim::Won(hold) = HostStore::create(&agent, subnet, &value, &record).await.unwrap() else { panic!("lost") };
     assert!(agent.keep_alive(hold.lease_id).await.unwrap().is_some());
-    tokio::time::timeout(PATIENCE, hosts.changed()).await.unwrap().unwrap();
+    // Lease and record are told by two watches, one after the other.
+    let told = async {
+        while hosts.view().leases.is_empty() {
+            hosts.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
     assert_eq!(hosts.view().leases.len(), 1);
 
     let changed = PolicyStore::create(&server, &[policy()]).await.unwrap();

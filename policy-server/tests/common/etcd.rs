@@ -1,19 +1,21 @@
 //! etcd.
 
+use super::port::Port;
 use super::{eventually, signal};
-use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
 pub struct Etcd {
     folder: TempDir,
-    ports: [u16; 2],
+    client: Port,
+    peer: Port,
     child: Option<Child>,
 }
 
 impl Etcd {
     pub fn start() -> Self {
-        let mut etcd = Self { folder: TempDir::new().unwrap(), ports: [free_port(), free_port()], child: None };
+        let (client, peer) = (Port::reserve(), Port::reserve());
+        let mut etcd = Self { folder: TempDir::new().unwrap(), client, peer, child: None };
         etcd.up();
         etcd
     }
@@ -21,7 +23,7 @@ impl Etcd {
     /// Starts it, on the folder it had.
     pub fn up(&mut self) {
         let url = self.url();
-        let peer = format!("http://127.0.0.1:{}", self.ports[1]);
+        let peer = format!("http://127.0.0.1:{}", self.peer.number);
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let mut child = Command::new("etcd")
             .args(["--name", "one", "--unsafe-no-fsync"])
@@ -35,7 +37,7 @@ impl Etcd {
             .expect("etcd (Debian: etcd-server) must be installed");
         eventually("etcd", || {
             assert!(child.try_wait().unwrap().is_none(), "etcd ended, see {:?}", self.folder.path());
-            self.ctl(&["endpoint", "health"]).then_some(())
+            self.etcdctl("1s", &["endpoint", "health"]).status.success().then_some(())
         });
         self.child = Some(child);
     }
@@ -60,24 +62,26 @@ impl Etcd {
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports[0])
+        format!("http://127.0.0.1:{}", self.client.number)
     }
 
-    /// Whether etcdctl succeeds.
-    pub fn ctl(&self, arguments: &[&str]) -> bool {
-        self.etcdctl(arguments).status.success()
+    /// Does something with etcdctl.
+    pub fn ctl(&self, arguments: &[&str]) {
+        let output = self.etcdctl("60s", arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 
     /// The value of a key.
     pub fn value(&self, key: &str) -> Option<String> {
-        let output = self.etcdctl(&["get", "--print-value-only", key]);
+        let output = self.etcdctl("60s", &["get", "--print-value-only", key]);
         assert!(output.status.success(), "{output:?}");
         Some(String::from_utf8(output.stdout).unwrap()).filter(|value| !value.is_empty())
     }
 
-    fn etcdctl(&self, arguments: &[&str]) -> Output {
+    fn etcdctl(&self, patience: &str, arguments: &[&str]) -> Output {
         let mut etcdctl = Command::new("etcdctl");
-        etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.url(), "--command-timeout", "1s"]);
+        etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.url()]);
+        etcdctl.args(["--dial-timeout", patience, "--command-timeout", patience]);
         etcdctl.args(arguments).output().expect("etcdctl (Debian: etcd-client) must be installed")
     }
 }
@@ -94,8 +98,4 @@ fn stopped(pid: u32) -> bool {
         let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
         stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
     })
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

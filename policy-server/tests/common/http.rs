@@ -1,10 +1,10 @@
 //! HTTP/1.1 by hand: a client library would refuse to send half of what servers are sent.
 
+use super::PATIENCE;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 #[derive(Clone)]
 pub struct Request {
@@ -46,7 +46,7 @@ impl Request {
     /// Sends it; what comes back can be read from the connection, or not.
     pub fn begin(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut text = format!("{}\r\nHost: test\r\nConnection: close\r\n", self.line);
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");

@@ -5,6 +5,8 @@
 
 mod etcd;
 mod http;
+#[path = "../../../store/tests/common/port.rs"]
+mod port;
 
 pub use etcd::Etcd;
 pub use http::{Answer, Request};
@@ -17,8 +19,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long a test waits for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long something may take that takes a second on a quiet machine. Nothing is judged by it: it only
+/// ends what would never come.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for `ready` to give something.
 pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {

@@ -3,14 +3,17 @@
 #![allow(dead_code, reason = "every test file uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::net::TcpListener;
+mod port;
+
+use port::Port;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use weft_store::{EtcdOptions, EtcdStore};
 
-/// How long a test waits for what must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long something may take that takes a second on a quiet machine. Nothing is judged by it: it only
+/// ends what would never come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An etcd of one member.
 pub(crate) struct Etcd {
@@ -18,8 +21,8 @@ pub(crate) struct Etcd {
     pub(crate) durable: bool,
     folder: TempDir,
     life: u32,
-    client: u16,
-    peer: u16,
+    client: Port,
+    peer: Port,
     child: Option<Child>,
 }
 
@@ -33,14 +36,14 @@ impl Etcd {
 
     /// One that is not running yet.
     pub(crate) fn down() -> Self {
-        let ports = [free_port(), free_port()];
-        Self { durable: false, folder: TempDir::new().unwrap(), life: 0, client: ports[0], peer: ports[1], child: None }
+        let (client, peer) = (Port::reserve(), Port::reserve());
+        Self { durable: false, folder: TempDir::new().unwrap(), life: 0, client, peer, child: None }
     }
 
     /// Starts it, on the folder it had.
     pub(crate) async fn up(&mut self) {
         let client = self.endpoint();
-        let peer = format!("http://127.0.0.1:{}", self.peer);
+        let peer = format!("http://127.0.0.1:{}", self.peer.number);
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let child = Command::new("etcd")
             .args(["--name", "one", "--initial-cluster-token", "weft"])
@@ -109,12 +112,17 @@ impl Etcd {
 
     /// Its URL.
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client)
+        format!("http://127.0.0.1:{}", self.client.number)
     }
 
-    /// Options for a store on it.
+    /// Options for a store on it, which waits for a slow machine's answers.
     pub(crate) fn options(&self, by: &str) -> EtcdOptions {
-        EtcdOptions { timeout: Duration::from_secs(4), ..EtcdOptions::new([self.endpoint()], by) }
+        EtcdOptions { timeout: PATIENCE, ..EtcdOptions::new([self.endpoint()], by) }
+    }
+
+    /// A store for who shall notice soon that it is away.
+    pub(crate) fn hasty_store(&self, by: &str) -> EtcdStore {
+        EtcdStore::connect(EtcdOptions { timeout: Duration::from_secs(4), ..self.options(by) }).unwrap()
     }
 
     /// A store on it, with a connection of its own.
@@ -132,10 +140,6 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
