@@ -177,7 +177,10 @@ impl Lab {
     /// The plugin's error.
     pub fn add(&mut self, host: &str, options: &WorkloadOptions) -> Result<Workload> {
         let (container_id, netns) = self.container(host, &options.name)?;
-        let result = add_call(self.host(host), options, &container_id, &netns).expect(self.host(host))?;
+        let mut call = add_call(self.host(host), options, &container_id, &netns);
+        // The plugin's own ten seconds are for runtimes; a busy machine may need more.
+        call.stdin["weft"]["timeoutSeconds"] = PATIENCE.as_secs().into();
+        let result = call.expect(self.host(host))?;
         let ip = address(&result)?;
         Ok(Workload { options: options.clone(), container_id, netns, ip, result })
     }

@@ -1,9 +1,8 @@
 //! Hosts and their subnets when things go wrong at the start.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 use weft_lab::process::Process;
-use weft_lab::workload::WorkloadOptions;
+use weft_lab::workload::{WorkloadOptions, add_call};
 use weft_lab::{Lab, LabOptions, wait};
 use weft_tests::{PATIENCE, lab};
 
@@ -45,7 +44,9 @@ fn without_a_store_at_the_start_the_agent_waits_and_says_so() {
         Ok(!status.store.connected && status.store.error.is_some() && status.lease == "none")
     };
     wait::until_true("the agent to say that the store is away", PATIENCE, says_so).unwrap();
-    let failed = lab.add("n1", &WorkloadOptions::pod("w", "open")).expect_err("an ADD without a lease").to_string();
+    let (id, netns) = lab.container("n1", "w").unwrap();
+    let early = add_call(lab.host("n1"), &WorkloadOptions::pod("w", "open"), &id, &netns);
+    let failed = early.expect(lab.host("n1")).expect_err("an ADD without a lease").to_string();
     assert!(failed.contains("\"code\": 11") || failed.contains("\"code\":11"), "{failed}");
     lab.etcd.restart().unwrap();
     lab.host_mut("n1").wait_ready(PATIENCE).unwrap();
@@ -88,7 +89,7 @@ fn a_wiped_store_gets_its_leases_back_and_no_packet_is_lost() {
     lab.etcd.restart().unwrap();
     let claimed =
         || Ok(lab.etcd.ctl("get --prefix --keys-only /coreos.com/network/subnets/")?.split_whitespace().count() == 3);
-    wait::until_true("three leases in the new store", Duration::from_secs(20), claimed).unwrap();
+    wait::until_true("three leases in the new store", PATIENCE * 2, claimed).unwrap();
     assert!(!stream.broke() && stream.flows(PATIENCE), "the transfer broke");
     weft_lab::probe::get(&a.netns, to, PATIENCE).expect("new connections work");
     // Policies are frozen as they were, and say so.
