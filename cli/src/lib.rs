@@ -61,7 +61,7 @@ pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) ->
         Command::Policies(PolicyCommand::Allow(change)) => {
             let server = connect(&change.server)?;
             let revision = server.create(&change.policy())?;
-            finish(&server, &change, "allowed", revision, json, out)
+            finish(&server, &change, &Change { done: "allowed", revision, last: false }, json, out)
         }
         Command::Policies(PolicyCommand::Deny(change)) => {
             let server = connect(&change.server)?;
@@ -70,7 +70,11 @@ pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) ->
                 return Err(CliError::NoSuchPolicy(render::policy(&policy)));
             }
             let revision = server.delete(&policy)?;
-            finish(&server, &change, "no longer allowed", revision, json, out)
+            // Only said besides: the policy is gone whether this can be asked or not.
+            let last = server.list(Some(&policy.destination)).is_ok_and(|left| {
+                !left.policies.iter().any(|other| other.destination.id == policy.destination.to_string())
+            });
+            finish(&server, &change, &Change { done: "no longer allowed", revision, last }, json, out)
         }
         Command::Policies(PolicyCommand::Wait { revision, timeout, server }) => {
             let report = connect(&server)?.wait(revision, timeout)?;
@@ -115,21 +119,32 @@ fn denials(socket: &Path, follow: bool, json: bool, out: &mut impl Write) -> Res
 }
 
 /// Says what a change did and waits for it, if asked to.
+/// What was changed.
+struct Change {
+    done: &'static str,
+    revision: i64,
+    /// No policy names the destination any more.
+    last: bool,
+}
+
 fn finish(
     server: &Server,
     change: &ChangeArgs,
-    done: &str,
-    revision: i64,
+    &Change { done, revision, last }: &Change,
     json: bool,
     out: &mut impl Write,
 ) -> Result<(), CliError> {
     let policy = change.policy();
     if !json {
         writeln!(out, "{done}: {} (revision {revision})", render::policy(&policy))?;
+        if last {
+            out.write_all(render::last_policy(&policy.destination).as_bytes())?;
+        }
     }
     let timeout: Option<Duration> = change.wait.then_some(change.timeout);
     let report = timeout.map(|timeout| server.wait(revision, timeout)).transpose()?;
-    let document = json!({ "revision": revision, "policy": PolicyBody::from(&policy), "wait": report });
+    let document =
+        json!({ "revision": revision, "policy": PolicyBody::from(&policy), "wait": report, "lastToDestination": last });
     print(out, json, &document, || report.as_ref().map(said).unwrap_or_default())?;
     report.as_ref().map_or(Ok(()), judged)
 }

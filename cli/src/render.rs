@@ -11,7 +11,7 @@ pub use denials::denial;
 pub use endpoints::endpoints;
 pub use explain::explain;
 pub use logging::logging;
-pub use policies::{laggards, policies, policy};
+pub use policies::{laggards, last_policy, policies, policy};
 pub use status::status;
 
 use comfy_table::{Table, presets};

@@ -193,6 +193,7 @@ fn allow_list_deny() {
     assert!(part.contains("there is no such policy: app → k8s:east/shop/web tcp 8080 "), "{part}");
     let said = world.done(&change("deny", "app", "k8s:east/shop/web", "8080-8090"));
     assert!(said.starts_with("no longer allowed: app → k8s:east/shop/web tcp 8080-8090 (revision "), "{said}");
+    assert!(said.contains("warning: that was the last policy towards k8s:east/shop/web: "), "{said}");
     world.not_done(&change("deny", "app", "k8s:east/shop/web", "8080-8090"));
     world.done(&[&change("deny", "a,b", "web", "53")[..], &["--protocol", "udp"]].concat());
     assert_eq!(world.done(&["policies", "list"]), "no policies\n");
@@ -235,6 +236,7 @@ fn waiting_for_hosts() {
     let output = world.weft(&late);
     assert!(failure(&output).contains("cell-1 is at"), "{output:?}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["lastToDestination"], false, "others are left");
     assert_eq!((&json["wait"]["enforced"], json["revision"].as_i64().unwrap() > newer), (&false.into(), true));
 }
 

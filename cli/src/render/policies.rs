@@ -3,6 +3,7 @@
 use super::{plain, table};
 use weft_api::enforced::EnforcedReport;
 use weft_api::policies::{PolicyBody, PolicyList, PortsBody};
+use weft_model::id::GroupId;
 use weft_model::policy::Policy;
 
 /// A table of policies.
@@ -30,6 +31,16 @@ fn ports(PortsBody { start, end }: PortsBody) -> String {
 pub fn policy(policy: &Policy) -> String {
     let [source, destination, protocol, ports] = row(&PolicyBody::from(policy)).map(|text| plain(&text));
     format!("{source} → {destination} {protocol} {ports}")
+}
+
+/// What taking back the last policy towards a group means.
+#[must_use]
+pub fn last_policy(destination: &GroupId) -> String {
+    let group = plain(&destination.to_string());
+    format!(
+        "warning: that was the last policy towards {group}: hosts with isolation `selected` (Kubernetes' default) now let \
+         everybody reach it; a policy from a group that does not exist keeps it closed\n"
+    )
 }
 
 /// Who is behind and how far: `cell-7 is at 41, node-2 has not said`.
