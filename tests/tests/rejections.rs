@@ -2,6 +2,8 @@
 //! the devices on the way, on the same host and across hosts, for the first packet of a connection and for one
 //! that was cut out of a stream of large ones.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
