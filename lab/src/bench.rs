@@ -61,6 +61,7 @@ pub fn run(parts: &[Part]) -> Result<()> {
 
 fn in_lab(wanted: impl Fn(Part) -> bool, summary: &mut Summary) -> Result<()> {
     let mut options = LabOptions::three(&LabOptions::unique_name("bench"));
+    options.durable = true;
     for host in &mut options.hosts {
         // A denied probe is answered at once, so that probes are a millisecond apart.
         // Hundreds of addresses are used within seconds.

@@ -20,6 +20,9 @@ pub struct LabOptions {
     pub name: String,
     /// Its hosts.
     pub hosts: Vec<HostOptions>,
+    /// Whether etcd waits for the disk at every write, as it does in production. A store that outlives etcd, but
+    /// not the machine, needs no more than the kernel's memory, and tests need not wait for a busy disk.
+    pub durable: bool,
 }
 
 impl LabOptions {
@@ -34,7 +37,7 @@ impl LabOptions {
     pub fn of(name: &str, nodes: u8, cells: u8) -> Self {
         let nodes = (1..=nodes).map(|number| HostOptions::new(&format!("n{number}"), HostKind::Kubernetes));
         let cells = (1..=cells).map(|number| HostOptions::new(&format!("c{number}"), HostKind::Cell));
-        Self { name: name.to_owned(), hosts: nodes.chain(cells).collect() }
+        Self { name: name.to_owned(), hosts: nodes.chain(cells).collect(), durable: false }
     }
 
     /// A name nobody else has: of this process, counted.
@@ -87,7 +90,7 @@ impl Lab {
     /// # Errors
     /// As [`Self::up`].
     pub fn without_agents(options: LabOptions) -> Result<Self> {
-        let LabOptions { name, hosts } = options;
+        let LabOptions { name, hosts, durable } = options;
         anyhow::ensure!(nix::unistd::geteuid().is_root(), "a lab needs root: it makes network namespaces");
         // The services' address ends the range.
         anyhow::ensure!((1..100).contains(&hosts.len()), "hosts: invalid number {}: 1 to 99", hosts.len());
@@ -97,7 +100,7 @@ impl Lab {
             "a lab named {name} exists: `weft-lab down {name}` removes it"
         );
         signals::register(&name);
-        let made = Self::make(&name, hosts);
+        let made = Self::make(&name, hosts, durable);
         if made.is_err() {
             drop(teardown::down(&name));
             signals::unregister(&name);
@@ -105,7 +108,7 @@ impl Lab {
         made
     }
 
-    fn make(name: &str, hosts: Vec<HostOptions>) -> Result<Self> {
+    fn make(name: &str, hosts: Vec<HostOptions>, durable: bool) -> Result<Self> {
         let folder = teardown::folder(name);
         {
             let _making = signals::making();
@@ -114,7 +117,7 @@ impl Lab {
         add_switch(name)?;
         add_netns(name, "ctl")?;
         plug(name, "ctl", CTL)?;
-        let etcd = Etcd::start(name, &folder)?;
+        let etcd = Etcd::start(name, &folder, durable)?;
         let policy_server = PolicyServer::start(name, &folder)?;
         let mut made = Vec::new();
         for (options, number) in hosts.into_iter().zip(1u8..100) {

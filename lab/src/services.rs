@@ -16,6 +16,7 @@ pub const TOKEN: &str = "lab-token-for-tests-only";
 pub struct Etcd {
     lab: String,
     folder: PathBuf,
+    durable: bool,
     process: Option<Process>,
 }
 
@@ -26,12 +27,12 @@ impl Etcd {
         format!("http://{CTL}:2379")
     }
 
-    /// Starts it with an empty store.
+    /// Starts it with an empty store; `durable` as in [`crate::LabOptions`].
     ///
     /// # Errors
     /// It is not installed, or does not become healthy.
-    pub fn start(lab: &str, folder: &Path) -> Result<Self> {
-        let mut etcd = Self { lab: lab.to_owned(), folder: folder.to_owned(), process: None };
+    pub fn start(lab: &str, folder: &Path, durable: bool) -> Result<Self> {
+        let mut etcd = Self { lab: lab.to_owned(), folder: folder.to_owned(), durable, process: None };
         etcd.restart()?;
         Ok(etcd)
     }
@@ -47,6 +48,7 @@ impl Etcd {
         command
             .env_remove("ETCD_UNSUPPORTED_ARCH")
             .args(["--name", "lab", "--log-level", "warn"])
+            .args((!self.durable).then_some("--unsafe-no-fsync"))
             .arg("--data-dir")
             .arg(self.folder.join("etcd"))
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
