@@ -12,9 +12,11 @@ use crate::ipam::{self, Delegated};
 use crate::link::{HostEnd, judge};
 use crate::process::Answer;
 use crate::release;
+use crate::requested::{Requested, requested};
 use crate::result::CniResult;
 use crate::section::Section;
 use serde_json::{Map, Value};
+use std::net::Ipv4Addr;
 use weft_api::agent::{CommitRequest, CommitResponse, ReleaseRequest, ReserveRequest, ReserveResponse};
 use weft_hostnet::{Executor, Netns, OpError};
 use weft_model::capability::Capabilities;
@@ -66,6 +68,7 @@ struct Ground {
     identity: Identity,
     ipam: Option<Delegate>,
     delegated: Option<Delegated>,
+    requested: Option<Requested>,
     capabilities: Capabilities,
     dns: Map<String, Value>,
     previous: CniResult,
@@ -86,6 +89,7 @@ impl Ground {
         let ipam = ipam::delegate(&call.config)?;
         let args = args::parse(&call.environment.args)?;
         let capabilities = capabilities::wanted(&call.config, &args)?;
+        let requested = requested(&call.config, &args)?;
         let identity =
             Identity { pod_namespace: args.pod_namespace, pod_name: args.pod_name, ..call.config.identity()? };
         let dns = dns(call)?;
@@ -100,8 +104,21 @@ impl Ground {
         let end = judge(link.as_ref(), &call.attachment);
         let agent = section.agent();
         let delegated = None;
-        let mut ground =
-            Self { section, agent, identity, ipam, delegated, capabilities, dns, previous, netns, host, inside, end };
+        let mut ground = Self {
+            section,
+            agent,
+            identity,
+            ipam,
+            delegated,
+            requested,
+            capabilities,
+            dns,
+            previous,
+            netns,
+            host,
+            inside,
+            end,
+        };
         match ground.end {
             HostEnd::Absent => ground.refuse_taken(call)?,
             HostEnd::Ours { raised: true, .. } => return Err(twice(call)),
@@ -133,8 +150,10 @@ impl Ground {
     /// Has another plugin give an address, if the config says so.
     fn delegate(&mut self, call: &Call) -> Result<(), CniError> {
         let Some(delegate) = &self.ipam else { return Ok(()) };
-        let read =
-            delegate.add(&call.environment, &call.config).and_then(|result| Delegated::of(&delegate.kind, &result));
+        let read = delegate
+            .add(&call.environment, &call.config)
+            .and_then(|result| Delegated::of(&delegate.kind, &result))
+            .and_then(|delegated| delegated.as_requested(self.requested));
         match read {
             Ok(delegated) => self.delegated = Some(delegated),
             // Where an earlier ADD left its link, the address may be its, and that workload may live.
@@ -165,11 +184,12 @@ impl Ground {
             attachment: call.attachment.clone(),
             netns: call.environment.netns.clone(),
             network: call.config.name().to_owned(),
-            address: self.delegated.as_ref().map(|delegated| delegated.address),
+            address: self.address(),
             identity: self.identity.clone(),
             capabilities: self.capabilities.clone(),
         };
-        let reservation: ReserveResponse = self.agent.post("/v1/reserve", &request)?;
+        let reservation: ReserveResponse =
+            self.agent.post("/v1/reserve", &request).map_err(|error| self.refused(error.into()))?;
         if reservation.wiring.attachment != call.attachment {
             let msg =
                 format!("the agent answered for {} instead of {}", reservation.wiring.attachment, call.attachment);
@@ -189,17 +209,34 @@ impl Ground {
         Ok(reservation)
     }
 
+    /// The address somebody names; `None`: any.
+    fn address(&self) -> Option<Ipv4Addr> {
+        let requested = self.requested.map(|requested| requested.address);
+        self.delegated.as_ref().map(|delegated| delegated.address).or(requested)
+    }
+
+    /// Says which field asked for an address, whatever the agent refused.
+    fn refused(&self, error: CniError) -> CniError {
+        match self.requested {
+            Some(Requested { address, field }) if error.details.is_empty() => {
+                error.details(format!("{field} asks for {address}"))
+            }
+            _ => error,
+        }
+    }
+
     /// An agent that is older than this plugin does not know what it is asked for, and says so by not repeating it.
     fn refuse_less(&mut self, call: &Call, reservation: &ReserveResponse) -> Result<(), CniError> {
         let (asked, granted) = (&self.capabilities, &reservation.capabilities);
         let mapped = asked.ports.iter().all(|mapping| granted.ports.contains(mapping));
-        if reservation.committed || (mapped && asked.mac == granted.mac) {
+        let addressed = self.address().is_none_or(|address| address == reservation.wiring.address);
+        if reservation.committed || (mapped && addressed && asked.mac == granted.mac) {
             return Ok(());
         }
         let release =
             ReleaseRequest { attachment: call.attachment.clone(), token: Some(reservation.wiring.token.clone()) };
         let said = release::tell(&self.section.socket, &release).unwrap_or_default();
-        let msg = "the weft agent does not carry out portMappings or mac: is weftd older than weft-cni?";
+        let msg = "the weft agent does not carry out portMappings, mac or ips: is weftd older than weft-cni?";
         Err(CniError::new(Code::Internal, msg).details(said))
     }
 

@@ -12,11 +12,13 @@ pub struct Args {
     pub pod_name: Option<String>,
     /// `MAC`: the hardware address the workload must have.
     pub mac: Option<String>,
+    /// `IP`: the address the workload must have.
+    pub ip: Option<String>,
 }
 
 /// Known, though not all are used: the rest is an error unless `IgnoreUnknown` is set.
-const KNOWN: [&str; 6] =
-    ["IgnoreUnknown", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "MAC"];
+const KNOWN: [&str; 7] =
+    ["IgnoreUnknown", "K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "MAC", "IP"];
 
 /// Reads them.
 ///
@@ -51,5 +53,10 @@ pub fn parse(text: &str) -> Result<Args, CniError> {
         return Err(fail(format!("ARGS: unknown args [{}]", unknown.join(" "))));
     }
     let take = |key| pairs.get(key).filter(|value| !value.is_empty()).map(ToString::to_string);
-    Ok(Args { pod_namespace: take("K8S_POD_NAMESPACE"), pod_name: take("K8S_POD_NAME"), mac: take("MAC") })
+    Ok(Args {
+        pod_namespace: take("K8S_POD_NAMESPACE"),
+        pod_name: take("K8S_POD_NAME"),
+        mac: take("MAC"),
+        ip: take("IP"),
+    })
 }

@@ -2,7 +2,7 @@
 //! as Garden writes them (`host_port`); `null`, absent and empty are the same.
 
 use crate::args::Args;
-use crate::config::{Config, invalid, lookup, object_of, text_of};
+use crate::config::{Config, invalid, list, lookup, object_of, text_of};
 use crate::error::CniError;
 use serde_json::{Map, Value};
 use std::net::Ipv4Addr;
@@ -45,14 +45,6 @@ pub fn dns(config: &Config) -> Result<Object, CniError> {
         }
     }
     Ok(dns)
-}
-
-fn list<'a>(field: &str, value: Option<&'a Value>) -> Result<&'a [Value], CniError> {
-    match value {
-        None | Some(Value::Null) => Ok(&[]),
-        Some(Value::Array(values)) => Ok(values),
-        Some(other) => Err(invalid(field, other, "a list")),
-    }
 }
 
 fn port_mappings(value: Option<&Value>) -> Result<Vec<PortMapping>, CniError> {

@@ -146,6 +146,14 @@ pub(crate) fn object_of<'a>(field: &str, value: Option<&'a Value>) -> Result<Opt
     }
 }
 
+pub(crate) fn list<'a>(field: &str, value: Option<&'a Value>) -> Result<&'a [Value], CniError> {
+    match value {
+        None | Some(Value::Null) => Ok(&[]),
+        Some(Value::Array(values)) => Ok(values),
+        Some(other) => Err(invalid(field, other, "a list")),
+    }
+}
+
 pub(crate) fn text_of(field: &str, value: Option<&Value>) -> Result<Option<String>, CniError> {
     match value {
         None | Some(Value::Null) => Ok(None),

@@ -6,6 +6,7 @@
 use crate::config::{Config, invalid, shown};
 use crate::delegate::Delegate;
 use crate::error::{CniError, Code};
+use crate::requested::Requested;
 use crate::result::CniResult;
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde_json::{Map, Value};
@@ -92,6 +93,20 @@ impl Delegated {
             routes,
             dns: result.dns().clone(),
         })
+    }
+
+    /// The same, if it is what the runtime asked for: the delegate was asked too, and one that does not know how gives any.
+    ///
+    /// # Errors
+    /// Code 7 for another address.
+    pub fn as_requested(self, requested: Option<Requested>) -> Result<Self, CniError> {
+        match requested {
+            Some(Requested { address, field }) if address != self.address => {
+                let msg = format!("ipam {} gave {}: must be {address}, as {field} says", self.kind, self.address);
+                Err(CniError::new(Code::InvalidConfig, msg))
+            }
+            _ => Ok(self),
+        }
     }
 
     /// The routes to put inside beside those every workload has. A workload has one gateway.

@@ -25,6 +25,7 @@ pub mod link;
 pub mod note;
 pub mod process;
 pub mod release;
+pub mod requested;
 pub mod result;
 pub mod section;
 pub mod version;

@@ -3,6 +3,7 @@
 use weft_cni_plugin::args;
 use weft_cni_plugin::capabilities;
 use weft_cni_plugin::config::Config;
+use weft_cni_plugin::requested;
 use weft_cni_plugin::result::CniResult;
 use weft_cni_plugin::section::Section;
 use weft_cni_plugin::version::Version;
@@ -74,6 +75,36 @@ fn bad_capabilities_are_named_with_what_is_allowed() {
     let config = Config::parse(br#"{"name":"a","runtimeConfig":{"dns":{"servers":["a",7]}}}"#).unwrap();
     let error = capabilities::dns(&config).unwrap_err();
     assert_eq!(error.msg, "invalid runtimeConfig.dns.servers 7: must be a list of strings");
+}
+
+#[test]
+fn an_address_is_asked_for_in_three_places_and_once() {
+    let asked = |config: &str, ip: Option<&str>| {
+        let config = Config::parse(format!(r#"{{"name":"a",{config}}}"#).as_bytes()).unwrap();
+        let args = args::Args { ip: ip.map(str::to_owned), ..args::Args::default() };
+        let requested = requested::requested(&config, &args).map_err(|error| (error.code, error.msg))?;
+        Ok::<_, (u32, String)>(requested.map(|requested| (requested.address.to_string(), requested.field)))
+    };
+    let runtime = r#""RuntimeConfig":{"IPs":["10.255.8.7/24"]}"#;
+    let structured = r#""args":{"cni":{"ips":["10.255.8.7"]}}"#;
+    let given = |field| Ok(Some(("10.255.8.7".to_owned(), field)));
+    assert_eq!(asked(runtime, None), given("runtimeConfig.ips"));
+    assert_eq!(asked(structured, None), given("args.cni.ips"));
+    assert_eq!(asked(r#""args":null"#, Some("10.255.8.7/32")), given("IP of CNI_ARGS"));
+    assert_eq!(asked(&format!("{runtime},{structured}"), Some("10.255.8.7")), given("runtimeConfig.ips"));
+    for none in [r#""runtimeConfig":{"ips":null}"#, r#""runtimeConfig":{"ips":[]},"args":{"cni":{}}"#] {
+        assert_eq!(asked(none, None), Ok(None));
+    }
+    let allowed = "must be one IPv4 address of this host's subnet, as a.b.c.d or a.b.c.d/nn";
+    let refused = |config: &str, ip, msg: &str| assert_eq!(asked(config, ip), Err((7, msg.to_owned())));
+    for bad in [r#""fd00::7""#, r#""10.255.8""#, "7", r#""10.255.8.7/33""#, r#""""#] {
+        let config = format!(r#""runtimeConfig":{{"ips":[{bad}]}}"#);
+        refused(&config, None, &format!("invalid runtimeConfig.ips {bad}: {allowed}"));
+    }
+    refused(r#""args":{}"#, Some("x"), &format!("invalid IP of CNI_ARGS \"x\": {allowed}"));
+    refused(r#""args":{"cni":{"ips":"10.255.8.7"}}"#, None, r#"invalid args.cni.ips "10.255.8.7": must be a list"#);
+    let msg = "invalid IP of CNI_ARGS \"10.255.8.9\": must be 10.255.8.7 as runtimeConfig.ips says, or absent: a workload has one address";
+    refused(runtime, Some("10.255.8.9"), msg);
 }
 
 fn some(text: &str) -> Option<String> {
