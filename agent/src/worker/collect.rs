@@ -58,7 +58,8 @@ impl Core {
         self.collected += forgotten.iter().map(|was| u64::from(*was)).sum::<u64>();
     }
 
-    /// Addresses the kernel shows in use are not given, whoever uses them.
+    /// Addresses the kernel shows in use are not given, whoever uses them. Those of workloads are the pool's to know:
+    /// it knows first when one is free again, and who asks for it by name right after DEL gets it.
     fn block_used(&mut self, links: &[LinkInfo]) {
         let addresses = match self.kernel.addresses() {
             Ok(addresses) => addresses,
@@ -70,7 +71,8 @@ impl Core {
             subnet.offset(network.ip()).and_then(|offset| u16::try_from(offset).ok()).map(Slot)
         };
         let used = links.iter().filter_map(slot_of).chain(addresses.into_iter().filter_map(slot_at));
-        pool.block(used.collect());
+        let unknown = used.filter(|slot| pool.owner(*slot).is_none()).collect();
+        pool.block(unknown);
     }
 
     /// Reservations whose plugin was killed.
