@@ -56,6 +56,9 @@ pub mod conn_flag {
     pub const ANSWERED: u8 = 16;
     /// The flow came through a port that the host maps to the workload.
     pub const MAPPED: u8 = 32;
+    /// The flow may go past the host's stack: it was opened where that is on, and none of its packets since its
+    /// answer went through the stack.
+    pub const DIRECT: u8 = 64;
 }
 
 /// Bits of [`Conn::tcp`].

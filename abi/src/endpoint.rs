@@ -18,8 +18,10 @@ pub struct Endpoint {
     pub tag: u16,
     /// Interface index of the host veth (`SLOT_IFINDEX_BASE + slot`).
     pub ifindex: u32,
+    /// 1: what it sends and receives always goes through the host's stack, whose queues limit its rate.
+    pub limited: u32,
     /// Zero.
-    pub reserved: [u8; 20],
+    pub reserved: [u8; 16],
 }
 
 /// The unpacked form of [`Endpoint::head`]: `generation:32 | policy set:24 | flags:8`.

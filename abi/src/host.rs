@@ -42,6 +42,8 @@ pub mod host_flag {
     pub const LINK_LOCAL: u8 = 1;
     /// The first packet of every connection that passes leaves a record.
     pub const LOG_ALLOWED: u8 = 2;
+    /// Answered flows between its workloads go past the host's stack.
+    pub const DIRECT: u8 = 4;
 }
 
 /// Data part of the LPM key of map `peers4`: an address in the overlay, network byte order.

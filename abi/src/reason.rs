@@ -68,11 +68,13 @@ pub enum Reason {
     Martian = 29,
     /// An IP header with options, sent by a workload.
     IpOptions = 30,
+    /// Passed by the sender's program straight into another workload of the host, judged for both.
+    Direct = 31,
 }
 
 impl Reason {
     /// How many counters there are.
-    pub const COUNT: u32 = 31;
+    pub const COUNT: u32 = 32;
 
     /// All, by code.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -107,6 +109,7 @@ impl Reason {
         Self::AnswerLimited,
         Self::Martian,
         Self::IpOptions,
+        Self::Direct,
     ];
 
     /// The name in logs, metrics and documentation.
@@ -144,6 +147,7 @@ impl Reason {
             Self::AnswerLimited => "answer-limited",
             Self::Martian => "martian",
             Self::IpOptions => "ip-options",
+            Self::Direct => "direct",
         }
     }
 

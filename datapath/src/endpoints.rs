@@ -80,8 +80,9 @@ impl Endpoints {
         }
         let entry = self.at(slot)?.as_ptr();
         // SAFETY: inside the mapping. Programs may read while we write: of an inactive slot they
-        // use nothing, and of an active one only `tag` can change, which is one aligned store.
+        // use nothing, and of an active one only `tag` and `limited` can change, each by one aligned store.
         unsafe {
+            (&raw mut (*entry).limited).write_volatile(endpoint.limited.into());
             (&raw mut (*entry).tag).write_volatile(endpoint.tag.map_or(0, Tag::get));
             if !same {
                 (&raw mut (*entry).incarnation).write_volatile(incarnation);
@@ -155,6 +156,7 @@ fn view(slot: Slot, head: Head, value: &weft_abi::Endpoint) -> EndpointView {
             host_listed_only: has(flag::HOST_LISTED_ONLY),
             deny: if has(flag::REJECT) { DenyAction::Reject } else { DenyAction::Drop },
             audit: has(flag::AUDIT),
+            limited: value.limited != 0,
         },
         generation: head.generation,
         incarnation: value.incarnation,

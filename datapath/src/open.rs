@@ -90,7 +90,8 @@ impl Datapath {
     /// # Errors
     /// As [`Datapath::open`].
     pub fn open_as(version: Version, bpf_dir: &Path, host: &Host, sizes: &MapSizes) -> Result<Self, DatapathError> {
-        let value = encode_host(host)?;
+        let features = Features::probe();
+        let value = encode_host(host, features)?;
         let pins = Pins::open(bpf_dir, version.layout)?;
         let layouts = maps(sizes);
         let other = pins.other_maps();
@@ -104,6 +105,8 @@ impl Datapath {
         let mut loader = EbpfLoader::new();
         let shares = Raw(FlowShares::of(sizes.connections, sizes.unanswered));
         loader.override_global("SKB_LAYOUT", &skb, true).override_global("FLOW_SHARES", &shares, true);
+        let redirect_peer = u32::from(features.redirect_peer);
+        loader.override_global("REDIRECT_PEER", &redirect_peer, true);
         for layout in &layouts {
             loader.map_pin_path(layout.name, pins.map(layout.name)).map_max_entries(layout.name, layout.max_entries);
         }
@@ -129,7 +132,7 @@ impl Datapath {
             counters: map(&mut programs, "counters")?,
             writes: Writes::default(),
             maps: pins.map_ids()?,
-            features: Features::probe(),
+            features,
             former,
             pins,
             programs,
@@ -193,7 +196,7 @@ impl Datapath {
     /// # Errors
     /// A value out of range.
     pub fn set_host(&mut self, host: &Host) -> Result<(), DatapathError> {
-        self.write_host(encode_host(host)?)
+        self.write_host(encode_host(host, self.features)?)
     }
 
     fn write_host(&mut self, value: weft_abi::Host) -> Result<(), DatapathError> {
@@ -371,7 +374,7 @@ fn load_all(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Datapath
     Ok(programs)
 }
 
-fn encode_host(host: &Host) -> Result<weft_abi::Host, DatapathError> {
+fn encode_host(host: &Host, features: Features) -> Result<weft_abi::Host, DatapathError> {
     if host.mark_shift > 16 {
         let value = host.mark_shift.to_string();
         return Err(DatapathError::Host { field: "mark shift", value, allowed: "0 to 16" });
@@ -381,6 +384,7 @@ fn encode_host(host: &Host) -> Result<weft_abi::Host, DatapathError> {
     }
     let link_local = if host.link_local { host_flag::LINK_LOCAL } else { 0 };
     let log_allowed = if host.allowed.is_some() { host_flag::LOG_ALLOWED } else { 0 };
+    let direct = if host.fast_path && features.redirect_peer { host_flag::DIRECT } else { 0 };
     Ok(weft_abi::Host {
         overlay: wire(host.overlay.network()),
         overlay_mask: wire(host.overlay.mask()),
@@ -389,7 +393,7 @@ fn encode_host(host: &Host) -> Result<weft_abi::Host, DatapathError> {
         vni: host.vni,
         vxlan_port: host.vxlan_port.to_be(),
         mark_shift: host.mark_shift,
-        flags: link_local | log_allowed,
+        flags: link_local | log_allowed | direct,
         denials_per_second: host.denials_per_second,
         denials_burst: host.denials_burst,
         allowed_per_second: host.allowed.map_or(0, |rate| rate.per_second),

@@ -14,8 +14,14 @@ use weft_model::mac::Mac;
 use weft_model::policy::{Direction, Protocol};
 
 /// Reasons that are counted besides a packet's fate.
-const BESIDES: [Reason; 5] =
-    [Reason::Audited, Reason::Rejected, Reason::ConntrackFull, Reason::RecordLimited, Reason::RecordLost];
+const BESIDES: [Reason; 6] = [
+    Reason::Audited,
+    Reason::Rejected,
+    Reason::ConntrackFull,
+    Reason::RecordLimited,
+    Reason::RecordLost,
+    Reason::Direct,
+];
 /// Fates of packets that pass.
 const PASSED: [Reason; 3] = [Reason::Passed, Reason::Carried, Reason::Foreign];
 

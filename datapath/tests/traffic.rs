@@ -6,8 +6,10 @@ mod common;
 
 use common::*;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use weft_abi::SLOT_IFINDEX_BASE;
 use weft_datapath::Datapath;
-use weft_model::datapath::{DenyAction, Endpoint, MapOp, SetId};
+use weft_model::datapath::{DenyAction, Endpoint, Host, MapOp, SetId};
 use weft_model::id::{IfName, Slot, Tag};
 use weft_model::mac::Mac;
 use weft_model::policy::{Direction, Protocol, Rule};
@@ -137,10 +139,23 @@ impl World {
 
     /// Connects from the client to the server.
     fn connect(&self, port: u16) -> Result<TcpStream, ErrorKind> {
-        self.client.run(move || {
-            let address = SocketAddr::V4(SocketAddrV4::new(OWN, port));
-            TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.kind())
-        })
+        self.connect_from(0, port)
+    }
+
+    /// The same from a port of the client's, 0: any.
+    fn connect_from(&self, from: u16, port: u16) -> Result<TcpStream, ErrorKind> {
+        let connect = move || -> nix::Result<TcpStream> {
+            let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+            bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(NEIGHBOUR, from)))?;
+            connect(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(OWN, port)))?;
+            Ok(TcpStream::from(fd))
+        };
+        self.client.run(move || connect().map_err(|error| std::io::Error::from(error).kind()))
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        self.datapath.counters().unwrap()[name]
     }
 
     /// Asks the server by UDP, and again while nobody answers: what came back, and how soon after the question.
@@ -167,6 +182,30 @@ impl World {
 /// A refusal needs no second packet: those would be sent a second later. Said of the quickest of many, as the
 /// machine may be slow.
 const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// Both ways at once, so many bytes each; whoever receives has all of it.
+fn exchange(ends: [&TcpStream; 2], bytes: usize) {
+    std::thread::scope(|scope| {
+        for (mut from, mut to) in [(ends[0], ends[1]), (ends[1], ends[0])] {
+            scope.spawn(move || from.write_all(&vec![7; bytes]).unwrap());
+            scope.spawn(move || to.read_exact(&mut vec![0; bytes]).unwrap());
+        }
+    });
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Drops, as kube-proxy does, what the host's conntrack takes for invalid: it has seen of these connections what
+/// went through the stack, and no more.
+fn drop_invalid() {
+    run("nft add table ip guard");
+    run("nft add chain ip guard forward { type filter hook forward priority 0 ; }");
+    run("nft add rule ip guard forward ct state invalid counter drop");
+}
 
 fn allow(protocol: Protocol, port: u16) -> Rule {
     rule(Direction::Ingress, tag_peer(6), ports(protocol, port, port))
@@ -333,4 +372,82 @@ fn replacing_programs_under_traffic_loses_nothing() {
         ErrorKind::WouldBlock,
         "a forbidden packet slipped through"
     );
+}
+
+#[test]
+fn answered_connections_go_past_the_stack_and_its_conntrack_never_minds() {
+    let mut world = World::new(vec![allow(Protocol::Tcp, 80)]);
+    drop_invalid();
+    let listener = world.server.run(|| TcpListener::bind((OWN, 80)).unwrap());
+    let open = |world: &World| {
+        let client = patient(world.connect_from(40000, 80).unwrap());
+        (client, patient(listener.accept().unwrap().0))
+    };
+    let (client, server) = open(&world);
+    let before = world.counter("direct");
+    exchange([&client, &server], 4 << 20);
+    assert!(world.counter("direct") > before + 100);
+    // A changed policy is asked at the next packet, where that is.
+    world.rules(vec![allow(Protocol::Tcp, 80), allow(Protocol::Tcp, 81)]);
+    exchange([&client, &server], 1 << 20);
+    // To the last acknowledgement: the server closes first, and the client's port is free at once.
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!((&client).read(&mut [0; 1]).unwrap(), 0);
+    drop(client);
+    assert_eq!((&server).read(&mut [0; 1]).unwrap(), 0);
+    drop(server);
+    // The same addresses and ports again, and reset.
+    let (client, server) = open(&world);
+    exchange([&client, &server], 1 << 20);
+    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&client, sockopt::Linger, &at_once).unwrap();
+    drop(client);
+    assert_eq!((&server).read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    drop(server);
+    let (client, server) = open(&world);
+    exchange([&client, &server], 1 << 20);
+}
+
+#[test]
+fn a_direct_connection_is_reset_at_both_ends_when_its_policy_is_taken_back() {
+    let mut world = World::new(vec![allow(Protocol::Tcp, 80)]);
+    drop_invalid();
+    let listener = world.server.run(|| TcpListener::bind((OWN, 80)).unwrap());
+    for client_first in [true, false] {
+        world.rules(vec![allow(Protocol::Tcp, 80)]);
+        let client = patient(world.connect(80).unwrap());
+        let server = patient(listener.accept().unwrap().0);
+        exchange([&client, &server], 1 << 20);
+        let (direct, revoked) = (world.counter("direct"), world.counter("revoked"));
+        world.rules(vec![]);
+        for mut end in if client_first { [&client, &server] } else { [&server, &client] } {
+            // The first one's may be taken before it is refused; what is reset says so at the next look.
+            let error = match end.write_all(b"x") {
+                Ok(()) => end.read(&mut [0; 1]).unwrap_err().kind(),
+                Err(error) => error.kind(),
+            };
+            assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error:?}");
+        }
+        assert!(world.counter("revoked") > revoked);
+        // Resets of ours at most: no data.
+        assert!(world.counter("direct") <= direct + 2);
+        assert_eq!(world.connect(80).err(), Some(ErrorKind::ConnectionRefused));
+    }
+}
+
+#[test]
+fn a_connection_outlives_the_agent_and_the_switch() {
+    let mut world = World::new(vec![allow(Protocol::Tcp, 80)]);
+    let listener = world.server.run(|| TcpListener::bind((OWN, 80)).unwrap());
+    let client = patient(world.connect(80).unwrap());
+    let server = patient(listener.accept().unwrap().0);
+    exchange([&client, &server], 1 << 20);
+    let folder = std::env::temp_dir().read_dir().unwrap().next().unwrap().unwrap().path();
+    for (fast_path, direct) in [(true, true), (false, false), (true, false)] {
+        world.datapath = Datapath::open(&folder, &Host { fast_path, ..host() }).unwrap();
+        let before = world.counter("direct");
+        exchange([&client, &server], 1 << 20);
+        // What went back into the stack stays there.
+        assert_eq!(world.counter("direct") > before, direct, "{fast_path}");
+    }
 }

@@ -12,7 +12,7 @@ use crate::judge::{Request, Ruling, judge};
 use crate::local::Local;
 use crate::packet::{Packet, icmp_port, tcp};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use weft_abi::{Conn, ConnKey4, Reason, conn_flag, direction, flag, proto, tcp_state};
+use weft_abi::{Conn, ConnKey4, Reason, conn_flag, direction, flag, host_flag, proto, tcp_state};
 
 /// Lifetimes in units of [`Conn::seen`], 2^30 ns.
 mod lifetime {
@@ -42,9 +42,13 @@ pub(crate) fn now() -> u32 {
     (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
 }
 
-/// Passes packets of known flows, judges the others.
+/// A flow, or [`NONE`]: of an `Option` the verifier would not know that it holds a pointer.
+pub(crate) type Flow = *mut Conn;
+pub(crate) const NONE: Flow = core::ptr::null_mut();
+
+/// Passes packets of known flows, judges the others. The flow, if it may go past the host's stack.
 #[inline(always)]
-pub(crate) fn pass(passage: &Passage<'_>) -> Result<(), Refusal> {
+pub(crate) fn pass(passage: &Passage<'_>) -> Result<Flow, Refusal> {
     let key = passage.key();
     let now = now();
     if passage.packet.is_syn() || !passage.packet.belongs_to_flow() {
@@ -55,6 +59,70 @@ pub(crate) fn pass(passage: &Passage<'_>) -> Result<(), Refusal> {
         return follow(passage, &key, conn, now, place);
     }
     open(passage, &key, now, false)
+}
+
+/// What becomes at its destination of a packet that another workload of this host sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// Its flow does not go past the host's stack.
+    Unknown,
+    /// The destination takes it: it was judged and noted there, as by its own program.
+    Taken,
+    /// The destination's own program has to look at it: it may refuse.
+    Doubtful,
+}
+
+/// Judges a packet for its destination, whose own program will not see it.
+#[inline(always)]
+pub(crate) fn arrive(passage: &Passage<'_>) -> Arrival {
+    let key = passage.key();
+    let now = now();
+    let Some((found, place)) = find(&key, passage.local, now) else { return Arrival::Unknown };
+    // SAFETY: as in `follow`.
+    let conn = unsafe { &mut *found };
+    let known = !passage.is_forward(conn) || passage.is_opener(conn);
+    if !goes_direct(conn) || !known {
+        return Arrival::Unknown;
+    }
+    if conn.generation != passage.local.head.generation {
+        let ruling = judge(&passage.request_again(&key, conn));
+        if ruling.refused != Reason::Passed as u8 {
+            return Arrival::Doubtful;
+        }
+        stamp(passage, conn, now, ruling.rule, 0);
+    } else if conn.flags & conn_flag::REVOKED != 0 {
+        return Arrival::Doubtful;
+    }
+    touch(passage, conn, now);
+    if place == Place::Est && is_closed(conn.tcp) {
+        flows::end(&key, conn);
+    }
+    Arrival::Taken
+}
+
+/// Whether the flow goes past the host's stack, as far as this side knows.
+#[inline(always)]
+fn goes_direct(conn: &Conn) -> bool {
+    let both = conn_flag::DIRECT | conn_flag::ANSWERED;
+    conn.flags & both == both
+}
+
+/// Whether a flow that begins with this packet may go past the host's stack once it is answered. A proxy of the
+/// host may show a workload's address.
+#[inline(always)]
+fn may_go_direct(passage: &Passage<'_>) -> bool {
+    let (local, from) = (passage.local, passage.identity);
+    let on = local.host.flags & host_flag::DIRECT != 0 && local.endpoint.limited == 0;
+    on && !from.own_host && !from.mapped && (passage.packet.is_syn() || passage.packet.proto == proto::UDP)
+}
+
+/// A packet of the flow went through the stack: from now on all do.
+#[inline(always)]
+pub(crate) fn keep_in_stack(conn: &mut Conn) {
+    // One that was closed by this packet may be another flow's by now, and is soon forgotten.
+    if !is_closed(conn.tcp) {
+        conn.flags &= !conn_flag::DIRECT;
+    }
 }
 
 /// Whether the flow of `key` may pass as it is; used for packets that quote it.
@@ -144,6 +212,20 @@ impl Passage<'_> {
         self.request_of(self.direction, remote, packet.asked_port(), self.identity)
     }
 
+    /// The flow as its opener asked for it.
+    #[inline(always)]
+    fn request_again(&self, key: &ConnKey4, conn: &Conn) -> Request {
+        let local_opened = conn.flags & conn_flag::LOCAL_OPENED != 0;
+        let opened = if local_opened { direction::EGRESS } else { direction::INGRESS };
+        // Of ICMP only echo requests open flows, and their identifier stands where ports do.
+        let port = match key.proto {
+            proto::ICMP => icmp_port(8, 0),
+            _ if local_opened => key.remote_port,
+            _ => key.local_port,
+        };
+        self.request_of(opened, key.remote, port, identity(conn))
+    }
+
     #[inline(always)]
     fn request_of(&self, direction: u8, remote: u32, port: u16, identity: Identity) -> Request {
         Request {
@@ -171,7 +253,7 @@ fn identity(conn: &Conn) -> Identity {
 
 /// A packet of a known flow.
 #[inline(always)]
-fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, place: Place) -> Result<(), Refusal> {
+fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, place: Place) -> Result<Flow, Refusal> {
     // SAFETY: a live element; other CPUs write its fields too, which are independent of each other.
     let conn = unsafe { &mut *found };
     let forward = passage.is_forward(conn);
@@ -199,36 +281,25 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, pla
         if passage.packet.proto == proto::TCP && !is_closed(conn.tcp) {
             flows::establish(key, conn, place);
         }
+        // The answer itself goes the way of what it answers.
+        return Ok(NONE);
     }
-    Ok(())
+    Ok(if goes_direct(conn) { found } else { NONE })
 }
 
 /// The endpoint's policy changed since the flow was last judged.
 #[inline(always)]
 fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32) -> Result<(), Refusal> {
-    let local_opened = conn.flags & conn_flag::LOCAL_OPENED != 0;
-    let opened = if local_opened { direction::EGRESS } else { direction::INGRESS };
-    // Of ICMP only echo requests open flows, and their identifier stands where ports do.
-    let port = match key.proto {
-        proto::ICMP => icmp_port(8, 0),
-        _ if local_opened => key.remote_port,
-        _ => key.local_port,
-    };
-    let request = passage.request_of(opened, key.remote, port, identity(conn));
-    let Ruling { rule, refused } = judge(&request);
+    let Ruling { rule, refused } = judge(&passage.request_again(key, conn));
     let allowed = refused == Reason::Passed as u8;
-    let stay = conn.flags & (conn_flag::LOCAL_OPENED | conn_flag::OWN_HOST | conn_flag::ANSWERED | conn_flag::MAPPED);
     let audit = passage.local.has(flag::AUDIT);
     let was_revoked = conn.flags & conn_flag::REVOKED != 0;
-    conn.rule = rule;
-    conn.seen = now;
-    conn.flags = match (allowed, audit) {
-        (true, _) => stay,
-        (false, true) => stay | conn_flag::AUDIT,
-        (false, false) => stay | conn_flag::REVOKED,
+    let more = match (allowed, audit) {
+        (true, _) => 0,
+        (false, true) => conn_flag::AUDIT,
+        (false, false) => conn_flag::REVOKED,
     };
-    // Last, so that no other CPU takes the old flags for current.
-    conn.generation = passage.local.head.generation;
+    stamp(passage, conn, now, rule, more);
     if allowed {
         return Ok(());
     }
@@ -239,6 +310,18 @@ fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32)
     Err(Refusal::denied(if was_revoked { repeated(passage) } else { Reason::Revoked }, rule))
 }
 
+/// Notes under the policy in force what it says of a flow.
+#[inline(always)]
+fn stamp(passage: &Passage<'_>, conn: &mut Conn, now: u32, rule: u32, more: u8) {
+    const STAY: u8 =
+        conn_flag::LOCAL_OPENED | conn_flag::OWN_HOST | conn_flag::ANSWERED | conn_flag::MAPPED | conn_flag::DIRECT;
+    conn.rule = rule;
+    conn.seen = now;
+    conn.flags = conn.flags & STAY | more;
+    // Last, so that no other CPU takes the old flags for current.
+    conn.generation = passage.local.head.generation;
+}
+
 /// What a packet of a flow that was revoked before is refused for.
 #[inline(always)]
 fn repeated(passage: &Passage<'_>) -> Reason {
@@ -247,7 +330,7 @@ fn repeated(passage: &Passage<'_>) -> Reason {
 
 /// A packet of no known flow, or one that opens anew, or one of a flow that was revoked.
 #[inline(always)]
-fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Result<(), Refusal> {
+fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Result<Flow, Refusal> {
     let Ruling { rule, refused } = judge(&passage.request());
     let mut flags = if passage.direction == direction::EGRESS { conn_flag::LOCAL_OPENED } else { 0 };
     if passage.identity.own_host {
@@ -255,6 +338,9 @@ fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Resul
     }
     if passage.identity.mapped {
         flags |= conn_flag::MAPPED;
+    }
+    if may_go_direct(passage) {
+        flags |= conn_flag::DIRECT;
     }
     if refused != Reason::Passed as u8 {
         if !passage.local.has(flag::AUDIT) {
@@ -269,7 +355,7 @@ fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Resul
         }
         insert(passage, key, now, rule, flags);
     }
-    Ok(())
+    Ok(NONE)
 }
 
 /// Mid-stream TCP that policy does not allow is dropped and never reset: it may belong to a flow
@@ -299,7 +385,7 @@ fn creates_entry(passage: &Passage<'_>) -> bool {
 
 #[inline(always)]
 fn insert(passage: &Passage<'_>, key: &ConnKey4, now: u32, rule: u32, flags: u8) {
-    let conn = Conn {
+    let mut conn = Conn {
         generation: passage.local.head.generation,
         incarnation: passage.local.endpoint.incarnation,
         seen: now,
@@ -309,7 +395,7 @@ fn insert(passage: &Passage<'_>, key: &ConnKey4, now: u32, rule: u32, flags: u8)
         tcp: 0,
         reserved: 0,
     };
-    flows::begin(key, &conn);
+    flows::begin(key, &mut conn);
 }
 
 /// Writes only what changed: the cache line is shared between CPUs.

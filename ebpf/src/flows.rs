@@ -7,7 +7,7 @@
 use crate::denial::count;
 use crate::maps::{CT_EST4, CT_MORE4, CT_SHORT4};
 use crate::share;
-use weft_abi::{Conn, ConnKey4, FlowShares, Reason, SHARE_WINDOW, capacity, proto};
+use weft_abi::{Conn, ConnKey4, FlowShares, Reason, SHARE_WINDOW, capacity, conn_flag, proto};
 
 type Table = aya_ebpf::maps::LruHashMap<ConnKey4, Conn>;
 
@@ -48,7 +48,7 @@ pub(crate) fn find(key: &ConnKey4, valid: impl Fn(&Conn) -> bool) -> Option<(*mu
 
 /// Keeps a flow that begins, in the place of whatever had its key.
 #[inline(always)]
-pub(crate) fn begin(key: &ConnKey4, conn: &Conn) {
+pub(crate) fn begin(key: &ConnKey4, conn: &mut Conn) {
     // What is found first must not outlive who opens anew.
     if key.proto == proto::TCP {
         forget_established(key);
@@ -56,15 +56,27 @@ pub(crate) fn begin(key: &ConnKey4, conn: &Conn) {
     let within = CT_SHORT4.get_ptr(key).is_some() || takes_part(key.slot, conn.seen);
     if within {
         let _none_mostly = CT_MORE4.remove(key);
+        put(&CT_SHORT4, key, conn);
+    } else {
+        keep_in_stack(key, conn);
+        put(&CT_MORE4, key, conn);
     }
-    put(if within { &CT_SHORT4 } else { &CT_MORE4 }, key, conn);
+}
+
+/// A TCP connection that may be pushed out does not go past the host's stack: it would have to go on through a
+/// conntrack that has seen nothing since its handshake.
+#[inline(always)]
+fn keep_in_stack(key: &ConnKey4, conn: &mut Conn) {
+    if key.proto == proto::TCP {
+        conn.flags &= !conn_flag::DIRECT;
+    }
 }
 
 /// A TCP connection was answered: a flood of requests without answers never gets here.
 #[inline(always)]
 pub(crate) fn establish(key: &ConnKey4, conn: &Conn, from: Place) {
     // A copy: the helper must not read from an element that it might recycle.
-    let conn = *conn;
+    let mut conn = *conn;
     if holds_more(key.slot) {
         if put(&CT_EST4, key, &conn) {
             let moved = if from == Place::Short { CT_SHORT4.remove(key) } else { CT_MORE4.remove(key) };
@@ -75,8 +87,11 @@ pub(crate) fn establish(key: &ConnKey4, conn: &Conn, from: Place) {
         } else {
             holds_less(key.slot);
         }
-    } else if from == Place::Short && put(&CT_MORE4, key, &conn) {
-        let _gone_already = CT_SHORT4.remove(key);
+    } else if from == Place::Short {
+        keep_in_stack(key, &mut conn);
+        if put(&CT_MORE4, key, &conn) {
+            let _gone_already = CT_SHORT4.remove(key);
+        }
     }
 }
 

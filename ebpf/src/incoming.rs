@@ -46,7 +46,7 @@ fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet, identity: Identit
     if packet.is_icmp_error() && icmp::quotes_known_flow(ctx, local, packet, INGRESS) {
         return Ok(());
     }
-    conntrack::pass(&Passage { local, packet, direction: INGRESS, identity })?;
+    let _known = conntrack::pass(&Passage { local, packet, direction: INGRESS, identity })?;
     if packet.part == Part::First {
         fragment::remember(local, packet, INGRESS)?;
     }

@@ -13,6 +13,8 @@ mod conntrack;
 #[cfg(target_arch = "bpf")]
 mod denial;
 #[cfg(target_arch = "bpf")]
+mod direct;
+#[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]
 mod fragment;

@@ -1,27 +1,29 @@
 //! What a workload sends: it cannot pretend to be somebody else, and gets its tag.
 
-use crate::conntrack::{self, Passage};
+use crate::conntrack::{self, Flow, NONE, Passage};
 use crate::denial::{Refusal, count};
 use crate::identity::{Identity, is_own_host};
 use crate::local::{Local, has_vlan, mark};
 use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4, tcp};
-use crate::{arp, fragment, icmp, offload};
+use crate::programs::PASS;
+use crate::{arp, direct, fragment, icmp, offload};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{INJECTED_MARK, Reason, direction::EGRESS, host_flag, proto};
 
+/// The verdict.
 #[inline(always)]
-pub(crate) fn judge(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
+pub(crate) fn judge(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
     match check(ctx, packet) {
-        Ok(()) => {
+        Ok(verdict) => {
             count(Reason::Passed);
-            Ok(())
+            Ok(verdict)
         }
         Err(refusal) => Err(refusal.outgoing()),
     }
 }
 
 #[inline(always)]
-fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
+fn check(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
     let local = Local::of(ctx)?;
     packet.mark = mark(ctx);
     packet.source_tag = local.endpoint.tag;
@@ -31,6 +33,7 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
         return Err(Reason::SpoofedMac.into());
     }
     check_receiver(&local, frame.destination, packet.mark)?;
+    let mut flow = NONE;
     match frame.kind {
         _ if has_vlan(ctx) => return Err(Reason::EtherType.into()),
         ARP => {
@@ -47,12 +50,16 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
             offload::check(ctx, packet)?;
             check_addresses(&local, packet, frame.destination[0].to_ne_bytes()[0])?;
             check_services(&local, packet)?;
-            check_flow(ctx, &local, packet)?;
+            flow = check_flow(ctx, &local, packet)?;
         }
         _ => return Err(Reason::EtherType.into()),
     }
     ctx.set_mark(local.mark());
-    Ok(())
+    // A reset of ours follows the flow that it ends.
+    if !flow.is_null() || packet.mark == INJECTED_MARK {
+        return Ok(direct::send(ctx, &local, packet, flow));
+    }
+    Ok(PASS)
 }
 
 /// Frames go to the gateway, or to everybody, of whom the bridge floods none: between its ports the bridge only
@@ -121,16 +128,17 @@ fn check_services(local: &Local, packet: &Packet) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet) -> Result<(), Refusal> {
+fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet) -> Result<Flow, Refusal> {
     if packet.part == Part::Later {
-        return fragment::follow(local, packet, EGRESS);
+        fragment::follow(local, packet, EGRESS)?;
+        return Ok(NONE);
     }
     if packet.is_icmp_error() && icmp::quotes_known_flow(ctx, local, packet, EGRESS) {
-        return Ok(());
+        return Ok(NONE);
     }
-    conntrack::pass(&Passage { local, packet, direction: EGRESS, identity: Identity::UNKNOWN })?;
+    let flow = conntrack::pass(&Passage { local, packet, direction: EGRESS, identity: Identity::UNKNOWN })?;
     if packet.part == Part::First {
         fragment::remember(local, packet, EGRESS)?;
     }
-    Ok(())
+    Ok(flow)
 }

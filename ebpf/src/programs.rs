@@ -27,8 +27,10 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
 #[classifier]
 pub fn from_workload(ctx: TcContext) -> i32 {
     let mut packet = Packet::default();
-    let verdict = outgoing::judge(&ctx, &mut packet);
-    finish(&ctx, &packet, verdict)
+    match outgoing::judge(&ctx, &mut packet) {
+        Ok(verdict) => verdict,
+        Err(refusal) => refuse(&ctx, &packet, &refusal),
+    }
 }
 
 /// Egress of a workload's host veth: what reaches the workload.

@@ -46,6 +46,8 @@ pub struct Endpoint {
     pub deny: DenyAction,
     /// Whether denied packets pass and are only logged.
     pub audit: bool,
+    /// Whether queues of its host veth limit its rate: then what it sends and receives always goes through them.
+    pub limited: bool,
 }
 
 /// What the programs know of their host.
@@ -71,6 +73,8 @@ pub struct Host {
     pub denials_burst: u32,
     /// Whether connections that pass leave a record each, and how many.
     pub allowed: Option<RecordRate>,
+    /// Whether answered flows between its workloads go past its stack, where the kernel can do that.
+    pub fast_path: bool,
 }
 
 /// How large the maps are that may be larger or smaller: entries, and bytes of the record buffer.

@@ -136,6 +136,7 @@ fn endpoint(slot: Slot, want: &Wanted, set: SetId, policy: &PolicySet) -> Endpoi
         host_listed_only: policy.host_listed_only,
         deny: want.deny,
         audit: want.audit,
+        limited: false,
     }
 }
 

@@ -124,6 +124,7 @@ mod tests {
             denials_per_second: 1,
             denials_burst: 1,
             allowed: None,
+            fast_path: false,
         }
     }
 

@@ -120,6 +120,7 @@ pub fn host() -> Host {
         denials_per_second: 1,
         denials_burst: 1000,
         allowed: None,
+        fast_path: true,
     }
 }
 
@@ -135,6 +136,7 @@ pub fn endpoint() -> Endpoint {
         host_listed_only: false,
         deny: DenyAction::Drop,
         audit: false,
+        limited: false,
     }
 }
 

@@ -141,6 +141,7 @@ fn endpoint(slot: Slot, set: SetId) -> Endpoint {
         host_listed_only: false,
         deny: DenyAction::Drop,
         audit: false,
+        limited: false,
     }
 }
 
@@ -213,6 +214,7 @@ fn host() -> Result<Host> {
         denials_per_second: 1,
         denials_burst: 5,
         allowed: None,
+        fast_path: true,
     })
 }
 

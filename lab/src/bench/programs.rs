@@ -90,6 +90,7 @@ impl Bench {
             host_listed_only: false,
             deny: DenyAction::Drop,
             audit: false,
+            limited: false,
         };
         let peer = PeerHost { underlay: UNDERLAY.0, vtep: Ipv4Addr::new(10, 255, 2, 0), gbp: true, unmanaged: false };
         datapath.apply(&[
@@ -218,6 +219,7 @@ fn host() -> Result<Host> {
         denials_per_second: 1,
         denials_burst: 5,
         allowed: None,
+        fast_path: true,
     })
 }
 
