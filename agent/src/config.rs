@@ -121,6 +121,9 @@ pub struct Raw {
     /// Attach programs to VXLAN device and underlay by clsact even where the kernel has TCX
     #[arg(long)]
     pub no_tcx: bool,
+    /// Whether answered flows between workloads of this host go past its network stack: on or off [default: on]
+    #[arg(long)]
+    pub fast_path: Option<String>,
     /// File for denial records, a JSON line each [default: <run_dir>/denials.log]
     #[arg(long)]
     pub denial_log: Option<PathBuf>,
@@ -219,6 +222,8 @@ pub struct Config {
     pub bpf_dir: PathBuf,
     /// Whether TCX is used where the kernel has it.
     pub tcx: bool,
+    /// Whether flows between workloads of this host go past its stack.
+    pub fast_path: bool,
     /// Denial records.
     pub denial_log: PathBuf,
     /// What is logged, and what only is.
@@ -275,6 +280,7 @@ fn overlay(flags: Raw, file: Raw) -> Raw {
         kind, hostname, public_ip, interface, etcd_endpoints, etcd_prefix, network, subnet_len, vni, vxlan_port,
         vxlan_name, bridge, mtu, mark_shift, isolation, deny, hosts_may_reach, host_services, cluster,
         bare_group_namespaces, dns_servers, address_cool_down, reserved_addresses, run_dir, state_dir, bpf_dir, denial_log,
+        fast_path,
         audit_groups, kernel_lines_per_second, denials_per_second, denials_burst, allowed_per_second, allowed_burst,
         workload_records_per_second, metrics_listen, max_connections, max_unanswered, max_policy_entries,
         record_buffer_kib;
@@ -371,6 +377,7 @@ fn check(raw: Raw, system_hostname: &str) -> Result<Config, ConfigErrors> {
         state_dir: raw.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/weft")),
         bpf_dir: raw.bpf_dir.unwrap_or_else(|| PathBuf::from("/sys/fs/bpf/weft")),
         tcx: !raw.no_tcx,
+        fast_path: c.choice("fast_path", raw.fast_path.as_deref(), &[("on", true), ("off", false)]).unwrap_or(true),
         denial_log: raw.denial_log.unwrap_or_else(|| run_dir.join("denials.log")),
         run_dir,
     };

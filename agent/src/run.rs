@@ -150,21 +150,23 @@ struct Inlets {
     counts: Arc<Counts>,
 }
 
-/// SIGHUP: the log file was rotated, or the configuration changed. What is logged follows the file;
+/// SIGHUP: the log file was rotated, or the configuration changed. What is logged and the fast path follow the file;
 /// everything else is for the next start.
 async fn follow_hangups(mut hangups: Signal, config: Arc<Config>, raw: Raw, worker: Worker, sinks: QueueSender) {
     while hangups.recv().await.is_some() {
         sinks.reopen();
         match config::load(raw.clone(), &config.hostname) {
             Ok(new) => {
-                let same = Config { logging: config.logging.clone(), ..new.clone() };
+                let same = Config { logging: config.logging.clone(), fast_path: config.fast_path, ..new.clone() };
                 if format!("{same:?}") != format!("{config:?}") {
                     tracing::warn!(
-                        "SIGHUP: other options than those of logging changed too: they wait for the next start"
+                        "SIGHUP: other options than those of logging and fast_path changed too: they wait for the next start"
                     );
                 }
-                tracing::info!("SIGHUP: the log file is opened anew, logging is as the configuration says");
-                worker.send(Command::Reconfigure(new.logging));
+                tracing::info!(
+                    "SIGHUP: the log file is opened anew, logging and fast_path are as the configuration says"
+                );
+                worker.send(Command::Reconfigure { logging: new.logging, fast_path: new.fast_path });
             }
             Err(errors) => tracing::error!("SIGHUP: everything stays as it is: {errors}"),
         }

@@ -132,7 +132,12 @@ pub enum Command {
     /// Log as configured.
     ResetLogging(oneshot::Sender<Reply<LoggingView>>),
     /// The configuration was read again.
-    Reconfigure(Logging),
+    Reconfigure {
+        /// What is logged.
+        logging: Logging,
+        /// Whether flows go past the host's stack.
+        fast_path: bool,
+    },
     /// The kernel says that something changed.
     KernelChanged,
     /// End.
@@ -210,6 +215,8 @@ struct Core {
     changed: LoggingChange,
     kernel: Executor,
     datapath: Option<Datapath>,
+    /// Whether flows between workloads of this host go past its stack.
+    fast_path: bool,
     kernel_features: KernelView,
     programmed: Programmed,
     /// The overlay and this host's place in it; `None` until there is a lease or a kept one.
@@ -287,6 +294,7 @@ impl Core {
             changed,
             journal: journal::Journal::new(&config.run_dir)?,
             kernel: Executor::here()?,
+            fast_path: config.fast_path,
             config,
             me,
             outlets,
@@ -365,7 +373,10 @@ impl Core {
             Command::Logging(reply) => answer(reply, Ok(self.logging_view())),
             Command::ChangeLogging(change, reply) => answer(reply, self.change_logging(change)),
             Command::ResetLogging(reply) => answer(reply, self.reset_logging()),
-            Command::Reconfigure(logging) => self.reconfigure_logging(logging),
+            Command::Reconfigure { logging, fast_path } => {
+                self.reconfigure_logging(logging);
+                self.reconfigure_path(fast_path);
+            }
             Command::KernelChanged => {
                 let failing = !(self.network.in_sync && self.programs.in_sync);
                 let busy = self.busy.is_some_and(|last| last.elapsed() < BUSY);

@@ -15,18 +15,21 @@ fn defaults_follow_the_kind() {
     assert_eq!((node.stance.isolation, node.deny), (Isolation::Selected, DenyAction::Drop));
     assert!(node.stance.hosts_may_reach && node.stance.host_services.is_none());
     assert_eq!(node.hostname, "h1");
+    assert!(cell.fast_path && node.fast_path);
+    assert!(!parse("kind = 'cell'\nfast_path = 'off'").unwrap().fast_path);
 }
 
 #[test]
 fn all_errors_at_once_with_field_value_and_what_is_allowed() {
     let errors = parse(
-        "isolation = 'sometimes'\npublic_ip = 'ten'\nmtu = 100\nhost_services = ['53']\nkind = 'cell'\netcd_endpoints = ['https://x']\nnetwork = '10.0.0.0/29'",
+        "isolation = 'sometimes'\npublic_ip = 'ten'\nmtu = 100\nhost_services = ['53']\nkind = 'cell'\nfast_path = 'yes'\netcd_endpoints = ['https://x']\nnetwork = '10.0.0.0/29'",
     )
     .unwrap_err();
     let text = errors.to_string();
     for want in [
         "isolation: invalid value \"sometimes\": one of always, selected, never",
         "public_ip: invalid value \"ten\": an IPv4 address",
+        "fast_path: invalid value \"yes\": one of on, off",
         "mtu: invalid value \"100\": a number from 576 to 65535",
         "host_services: invalid value \"53\": tcp:<port> or udp:<port>, port 1 to 65535",
         "etcd_endpoints: invalid value \"https://x\": http://<host>:<port>",
@@ -34,7 +37,7 @@ fn all_errors_at_once_with_field_value_and_what_is_allowed() {
     ] {
         assert!(text.contains(want), "{want} in\n{text}");
     }
-    assert_eq!(errors.0.len(), 6, "{text}");
+    assert_eq!(errors.0.len(), 7, "{text}");
     assert_eq!(parse("").unwrap_err().0, ["kind: missing: kubernetes or cell"]);
 }
 

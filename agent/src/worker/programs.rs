@@ -101,7 +101,23 @@ impl Core {
                 per_second: self.logging.allowed_per_second,
                 burst: self.logging.allowed_burst,
             }),
+            fast_path: self.fast_path,
         })
+    }
+
+    /// The configuration was read again: flows take the other way from their next packet on.
+    pub(super) fn reconfigure_path(&mut self, fast: bool) {
+        if self.fast_path == fast {
+            return;
+        }
+        tracing::info!(fast_path = fast, "the way between this host's workloads is changed");
+        self.fast_path = fast;
+        let Some(host) = self.host() else { return };
+        if let Some(datapath) = &mut self.datapath
+            && let Err(error) = datapath.set_host(&host)
+        {
+            self.programs_failed(&chain(&error));
+        }
     }
 
     /// Surroundings, endpoints, then programs on every committed workload's veth: programs of another version
