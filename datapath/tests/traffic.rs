@@ -10,6 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, conn
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -82,6 +83,7 @@ fn member(slot: u16, set: u32) -> Endpoint {
         host_listed_only: false,
         deny: DenyAction::Reject,
         audit: false,
+        limited: false,
     }
 }
 
@@ -124,7 +126,13 @@ impl World {
         });
         for workload in [&server, &client] {
             // A bridge forwards to a port a moment after it is up; and neighbours are known from here on.
-            workload.run(|| run(&format!("ping -q -c 1 -w {} {GATEWAY}", PATIENCE.as_secs())));
+            // An address that nobody has answered for yet ends a ping.
+            workload.run(|| {
+                until("the gateway", || {
+                    let ping = Command::new("ping").args(["-q", "-c", "1", "-W", "1", &GATEWAY.to_string()]).output();
+                    ping.unwrap().status.success().then_some(())
+                });
+            });
         }
         Self { datapath, server, client, sets: 2 }
     }
@@ -310,7 +318,10 @@ fn the_host_reaches_its_workloads_and_they_answer() {
     peer.write_all(b"health").unwrap();
     let mut buffer = [0; 6];
     host.read_exact(&mut buffer).unwrap();
-    run(&format!("ping -q -c 1 -w {} {OWN}", PATIENCE.as_secs()));
+    until("an answer to a ping", || {
+        let ping = Command::new("ping").args(["-q", "-c", "1", "-W", "1", &OWN.to_string()]).output().unwrap();
+        ping.status.success().then_some(())
+    });
 }
 
 #[test]
