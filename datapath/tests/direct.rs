@@ -115,6 +115,13 @@ impl Two {
         }
     }
 
+    /// Connections that both ends hold as established.
+    fn held(&self) -> usize {
+        use aya::maps::{HashMap, Map, MapData};
+        let data = MapData::from_pin(maps(&self.bench.folder).join("ct_est4")).unwrap();
+        HashMap::<_, [u8; 16], [u8; 24]>::try_from(Map::LruHashMap(data)).unwrap().keys().count()
+    }
+
     /// A TCP connection from the client's port, up to the server's answer.
     #[track_caller]
     fn connect(&self, port: u16) {
@@ -166,7 +173,8 @@ fn an_answered_connection_goes_past_the_stack_and_is_counted_as_behind_it() {
         assert_eq!(two.go(&packet), Way::Direct);
         assert_eq!(counted(), [passed + 2, direct + 1], "once for each end");
     }
-    // Both ends know that it is over: the next one begins as any.
+    // Both ends know that it is over: its share is free, and the next one begins as any.
+    assert_eq!(two.held(), 0);
     two.connect(40000);
     assert_eq!(two.tcp(40000, ACK), Way::Direct);
     assert_eq!(two.tcp(40000, RST | ACK), Way::Direct);
@@ -248,7 +256,7 @@ fn what_comes_through_a_mapped_port_stays_in_the_stack() {
         assert_eq!(two.leave(&tcp(NEIGHBOUR, GATEWAY, (80, 40000), back, b"")).verdict, PASS);
     }
     // A workload that reaches itself by one: nothing leaves it for its own address.
-    for flags in [SYN, ACK] {
+    for flags in [SYN, ACK, ACK] {
         assert_eq!(two.leave(&tcp(OWN, OWN, (40000, 80), flags, b"")).verdict, PASS);
         assert_eq!(two.reach(&tcp(OWN, OWN, (40000, 80), flags, b""), u32::from(OWN_TAG) << SHIFT, 1).verdict, PASS);
     }
