@@ -18,7 +18,7 @@ pub struct Endpoint {
     pub tag: u16,
     /// Interface index of the host veth (`SLOT_IFINDEX_BASE + slot`).
     pub ifindex: u32,
-    /// 1: what it sends and receives always goes through the host's stack, whose queues limit its rate.
+    /// Directions in which it is limited: [`limited`]. Zero with agents that know no limits.
     pub limited: u32,
     /// Zero.
     pub reserved: [u8; 16],
@@ -69,6 +69,14 @@ pub mod flag {
     pub const EGRESS_RULES: u8 = 64;
     /// The slot holds a workload.
     pub const ACTIVE: u8 = 128;
+}
+
+/// Bits of [`Endpoint::limited`].
+pub mod limited {
+    /// What the workload receives must pass the queue of its veth: whoever reaches it by another way passes the limit by.
+    pub const INGRESS: u32 = 1;
+    /// What it sends must pass its shaper ([`crate::SHAPER_IFINDEX_BASE`]).
+    pub const EGRESS: u32 = 2;
 }
 
 const _: () = assert!(size_of::<Endpoint>() == 64);

@@ -32,6 +32,10 @@ pub const LAYOUT_VERSION: u32 = 2;
 /// index: no hash and no program per veth. Automatic indexes start at 1 and never get here.
 pub const SLOT_IFINDEX_BASE: u32 = 0x0100_0000;
 
+/// The shaper of slot *n*, through which goes what a limited workload sends, has interface index
+/// `SHAPER_IFINDEX_BASE + n`.
+pub const SHAPER_IFINDEX_BASE: u32 = 0x0200_0000;
+
 /// Slots in the endpoint array: one per address of the largest subnet a host may lease, a /20.
 pub const MAX_SLOTS: u32 = 4096;
 

@@ -12,6 +12,7 @@ mod complaints;
 mod explain;
 mod gc;
 mod journal;
+mod limits;
 mod logging;
 mod network;
 mod others;

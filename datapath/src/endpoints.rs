@@ -8,8 +8,8 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use weft_abi::{Head, MAX_SLOTS, SLOT_IFINDEX_BASE, flag};
-use weft_model::datapath::{DenyAction, Endpoint, SetId};
+use weft_abi::{Head, MAX_SLOTS, SLOT_IFINDEX_BASE, flag, limited};
+use weft_model::datapath::{DenyAction, Endpoint, Limited, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
 
@@ -80,10 +80,10 @@ impl Endpoints {
         }
         let entry = self.at(slot)?.as_ptr();
         // SAFETY: inside the mapping. Programs may read while we write: of an inactive slot they
-        // use nothing, and of an active one only `tag` and `limited` can change, each by one aligned store.
+        // use nothing, and of an active one only `tag` and `limited` can change, each one aligned store.
         unsafe {
-            (&raw mut (*entry).limited).write_volatile(endpoint.limited.into());
             (&raw mut (*entry).tag).write_volatile(endpoint.tag.map_or(0, Tag::get));
+            (&raw mut (*entry).limited).write_volatile(limits(endpoint.limited));
             if !same {
                 (&raw mut (*entry).incarnation).write_volatile(incarnation);
                 (&raw mut (*entry).ip4).write_volatile(wire(endpoint.ip));
@@ -142,6 +142,11 @@ fn flags(endpoint: &Endpoint) -> u8 {
     bits.iter().filter(|(set, _)| *set).fold(flag::ACTIVE, |flags, (_, bit)| flags | bit)
 }
 
+fn limits(Limited { ingress, egress }: Limited) -> u32 {
+    let bit = |limited: bool, bit: u32| if limited { bit } else { 0 };
+    bit(ingress, limited::INGRESS) | bit(egress, limited::EGRESS)
+}
+
 fn view(slot: Slot, head: Head, value: &weft_abi::Endpoint) -> EndpointView {
     let has = |bit| head.flags & bit != 0;
     EndpointView {
@@ -156,7 +161,10 @@ fn view(slot: Slot, head: Head, value: &weft_abi::Endpoint) -> EndpointView {
             host_listed_only: has(flag::HOST_LISTED_ONLY),
             deny: if has(flag::REJECT) { DenyAction::Reject } else { DenyAction::Drop },
             audit: has(flag::AUDIT),
-            limited: value.limited != 0,
+            limited: Limited {
+                ingress: value.limited & limited::INGRESS != 0,
+                egress: value.limited & limited::EGRESS != 0,
+            },
         },
         generation: head.generation,
         incarnation: value.incarnation,

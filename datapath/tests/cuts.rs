@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use weft_abi::SLOT_IFINDEX_BASE;
 use weft_datapath::{Datapath, Probe, Program};
-use weft_model::datapath::{DenyAction, SetId};
+use weft_model::datapath::{DenyAction, Limited, SetId};
 use weft_model::endpoints::{Programmed, Wanted, plan};
 use weft_model::id::{GroupId, Slot, Tag};
 use weft_model::policy::{Direction, Peer, PolicySet, Protocol, Rule, Traffic};
@@ -101,6 +101,7 @@ fn change(datapath: &mut Datapath, programmed: &mut Programmed, policy: &PolicyS
         tag: Tag::new(OWN_TAG),
         deny: DenyAction::Drop,
         audit: false,
+        limited: Limited::default(),
     };
     let ops = plan(&BTreeMap::from([(SLOT, want)]), &BTreeMap::from([(group, policy.clone())]), programmed);
     for op in ops {

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use weft_abi::SLOT_IFINDEX_BASE;
 use weft_datapath::Datapath;
-use weft_model::datapath::{DenyAction, Endpoint, Host, MapOp, SetId};
+use weft_model::datapath::{DenyAction, Endpoint, Host, Limited, MapOp, SetId};
 use weft_model::id::{IfName, Slot, Tag};
 use weft_model::mac::Mac;
 use weft_model::policy::{Direction, Protocol, Rule};
@@ -83,7 +83,7 @@ fn member(slot: u16, set: u32) -> Endpoint {
         host_listed_only: false,
         deny: DenyAction::Reject,
         audit: false,
-        limited: false,
+        limited: Limited::default(),
     }
 }
 

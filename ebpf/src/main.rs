@@ -44,6 +44,8 @@ mod programs;
 #[cfg(target_arch = "bpf")]
 mod reject;
 #[cfg(target_arch = "bpf")]
+mod shape;
+#[cfg(target_arch = "bpf")]
 mod share;
 #[cfg(target_arch = "bpf")]
 mod underlay;

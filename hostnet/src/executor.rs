@@ -3,7 +3,7 @@
 use crate::error::{Error, OpError, Refusal};
 use crate::netlink::{Connection, MAX_BATCH, Request};
 use crate::netns::Netns;
-use crate::{conntrack, nft, others, request, sysctl};
+use crate::{bucket, conntrack, nft, others, request, sysctl};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use weft_model::id::IfName;
@@ -118,6 +118,8 @@ impl<'a> Run<'a> {
             Op::CreateBridge { name, mac, mtu } => self.create(index, request::create_bridge(name, *mac, *mtu)),
             Op::CreateVxlan(vxlan) => self.create(index, request::create_vxlan(vxlan)),
             Op::CreateVeth(veth) => self.create_veth(index, veth),
+            Op::CreateShaper(shaper) => self.create(index, request::create_shaper(shaper)),
+            Op::Shape(link, tokens) => self.on(index, link, |link| bucket::replace(link, *tokens)),
             Op::DeleteLink(name) => {
                 self.push(index, request::delete_link(name));
                 self.flush();
@@ -341,6 +343,8 @@ fn means_done(op: &Op, refusal: &Refusal) -> bool {
         Op::CreateBridge { .. }
         | Op::CreateVxlan(_)
         | Op::CreateVeth(_)
+        | Op::CreateShaper(_)
+        | Op::Shape(..)
         | Op::SetMac(..)
         | Op::SetMtu(..)
         | Op::SetUp(_)

@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+mod bucket;
 mod conntrack;
 mod error;
 mod executor;

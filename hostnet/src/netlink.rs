@@ -247,6 +247,7 @@ fn decode(what: &'static str, kind: u16, payload: &[u8]) -> Result<RouteNetlinkM
         nix::libc::RTM_NEWRULE => {
             netlink_packet_route::rule::RuleMessage::parse(payload).map(RouteNetlinkMessage::NewRule)
         }
+        crate::bucket::RTM_NEWQDISC => crate::bucket::decode(payload),
         other => return Err(malformed(format!("a message of kind {other}, which nobody asked for"))),
     };
     parsed.map_err(|error| malformed(error.to_string()))

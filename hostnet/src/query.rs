@@ -232,6 +232,7 @@ fn read_infos(infos: &[Info], link: &mut LinkInfo) {
         match info {
             Info::Kind(InfoKind::Bridge) => link.kind = LinkKind::Bridge,
             Info::Kind(InfoKind::Veth) => link.kind = LinkKind::Veth,
+            Info::Kind(InfoKind::Ifb) => link.kind = LinkKind::Ifb,
             Info::Data(InfoData::Vxlan(attributes)) => link.kind = vxlan_kind(attributes),
             Info::PortData(InfoPortData::BridgePort(settings)) => link.guarded_port = is_guarded(settings),
             _ => {}

@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use weft_model::id::IfName;
 use weft_model::mac::Mac;
-use weft_model::op::{DOOMED_GROUP, ROUTE_PROTOCOL, Route, Veth, Vxlan};
+use weft_model::op::{DOOMED_GROUP, ROUTE_PROTOCOL, Route, Shaper, Veth, Vxlan};
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
@@ -72,6 +72,12 @@ pub(crate) fn create_veth(veth: &Veth, workload: RawFd) -> Request {
     let mut host = new_link(&veth.host_name, veth.host_mac, veth.mtu);
     host.header.index = veth.host_index;
     create(host, vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))])
+}
+
+pub(crate) fn create_shaper(shaper: &Shaper) -> Request {
+    let mut message = new_link(&shaper.name, shaper.mac, shaper.mtu);
+    message.header.index = shaper.index;
+    create(message, vec![LinkInfo::Kind(InfoKind::Ifb)])
 }
 
 /// A message of its own: the kernel ignores an alias in the message that creates a link

@@ -26,6 +26,8 @@ pub struct SnapshotScope {
     pub vxlan: IfName,
     /// Kernel settings, paths below `/proc/sys`.
     pub sysctls: BTreeSet<String>,
+    /// Whether somebody is limited, so that token buckets are looked at.
+    pub limits: bool,
 }
 
 impl SnapshotScope {
@@ -36,6 +38,7 @@ impl SnapshotScope {
             bridge: desired.bridge_name.clone(),
             vxlan: desired.vxlan.name.clone(),
             sysctls: desired.sysctls.keys().cloned().collect(),
+            limits: desired.ports.values().any(|port| !port.limits.is_unlimited()),
         }
     }
 }
@@ -59,6 +62,7 @@ impl Executor {
         let index_of = |name: &IfName| links.iter().find(|link| &link.name == name).map(|link| link.index);
         let (bridge, vxlan) = (index_of(&scope.bridge), index_of(&scope.vxlan));
         let addresses = self.addresses()?;
+        let buckets = if scope.limits { self.buckets()? } else { BTreeMap::new() };
         let ours: BTreeSet<u32> = [bridge, vxlan].into_iter().flatten().collect();
         let nft_table = self.nft_table.clone();
         let (sysctls, nft) = self
@@ -75,6 +79,7 @@ impl Executor {
             routes: self.routes(&names)?,
             sysctls,
             nft,
+            buckets,
             links: links
                 .into_iter()
                 .map(|link| {

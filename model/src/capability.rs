@@ -1,6 +1,7 @@
 //! What runtimes ask for a workload besides its connection: CNI's capabilities, as far as the agent carries them
 //! out and remembers them.
 
+use crate::bandwidth::Bandwidth;
 use crate::id::Attachment;
 use crate::mac::Mac;
 use crate::ports::PortMapping;
@@ -16,6 +17,9 @@ pub struct Capabilities {
     /// `mac`: the workload's hardware address, if not the one that comes with its IP address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
+    /// `bandwidth`: how much it may receive and send.
+    #[serde(skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub bandwidth: Bandwidth,
 }
 
 /// Why a hardware address cannot be had.

@@ -1,5 +1,6 @@
 //! What the kernel programs are told, and in which order: changes to maps as values.
 
+use crate::bandwidth::Bandwidth;
 use crate::id::{Slot, Tag};
 use crate::mac::Mac;
 use crate::policy::{PolicySet, Protocol};
@@ -46,8 +47,25 @@ pub struct Endpoint {
     pub deny: DenyAction,
     /// Whether denied packets pass and are only logged.
     pub audit: bool,
-    /// Whether queues of its host veth limit its rate: then what it sends and receives always goes through them.
-    pub limited: bool,
+    /// The directions in which it is limited.
+    pub limited: Limited,
+}
+
+/// Directions with a limit (see [`crate::bandwidth`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limited {
+    /// What the workload receives: it must pass its veth's queue.
+    pub ingress: bool,
+    /// What it sends: it must pass its shaper.
+    pub egress: bool,
+}
+
+impl Limited {
+    /// Of these limits.
+    #[must_use]
+    pub const fn of(limits: &Bandwidth) -> Self {
+        Self { ingress: limits.ingress.is_some(), egress: limits.egress.is_some() }
+    }
 }
 
 /// What the programs know of their host.

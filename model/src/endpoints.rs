@@ -2,7 +2,7 @@
 //! moment: a set is written whole under a new number, each endpoint is flipped to it in one store,
 //! and the old set goes only when nobody can read it any more.
 
-use crate::datapath::{DenyAction, Endpoint, MAX_SET_ID, MapOp, SetId};
+use crate::datapath::{DenyAction, Endpoint, Limited, MAX_SET_ID, MapOp, SetId};
 use crate::id::{GroupId, Slot, Tag};
 use crate::mac::Mac;
 use crate::policy::PolicySet;
@@ -24,6 +24,8 @@ pub struct Wanted {
     pub deny: DenyAction,
     /// Whether denials are only logged.
     pub audit: bool,
+    /// The directions in which it is limited.
+    pub limited: Limited,
 }
 
 /// What the maps hold, as far as it is known.
@@ -136,7 +138,7 @@ fn endpoint(slot: Slot, want: &Wanted, set: SetId, policy: &PolicySet) -> Endpoi
         host_listed_only: policy.host_listed_only,
         deny: want.deny,
         audit: want.audit,
-        limited: false,
+        limited: want.limited,
     }
 }
 
@@ -182,6 +184,7 @@ mod tests {
                     tag: Tag::new(tag),
                     deny: DenyAction::Drop,
                     audit: false,
+                    limited: Limited::default(),
                 };
                 (Slot(slot), want)
             });

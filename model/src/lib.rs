@@ -4,6 +4,7 @@
 //! `clippy.toml` and by `tests/tests/architecture.rs`). Plans are values; `hostnet` and `datapath`
 //! apply them.
 
+pub mod bandwidth;
 pub mod capability;
 pub mod compile;
 pub mod datapath;

@@ -1,5 +1,6 @@
 //! Changes to a network namespace, as values. `hostnet` has one executor for them.
 
+use crate::bandwidth::TokenBucket;
 use crate::id::IfName;
 use crate::mac::Mac;
 use crate::policy::Protocol;
@@ -54,6 +55,19 @@ pub struct Veth {
     pub mtu: u32,
     /// `IFLA_IFALIAS` of the end that stays: who made it and for whom.
     pub alias: String,
+}
+
+/// The device through which goes what one workload sends (`ifb`): see [`crate::bandwidth`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shaper {
+    /// Its name.
+    pub name: IfName,
+    /// Its interface index.
+    pub index: u32,
+    /// Its hardware address, set at creation so that nobody (udev) makes up another.
+    pub mac: Mac,
+    /// MTU, bytes.
+    pub mtu: u32,
 }
 
 /// A route.
@@ -130,6 +144,10 @@ pub enum Op {
     CreateVxlan(Vxlan),
     /// Create a veth pair, both ends down, the workload's end in the workload's namespace.
     CreateVeth(Veth),
+    /// Create a shaper, down.
+    CreateShaper(Shaper),
+    /// Put a token bucket at the root of a device's queues.
+    Shape(IfName, TokenBucket),
     /// Remove a device.
     DeleteLink(IfName),
     /// Remove devices in one pass of the kernel: it takes as long for many as for one. What is not there is
@@ -248,6 +266,10 @@ impl fmt::Display for Op {
                 "link add {} index {} address {} mtu {} type veth peer name {} address {} netns workload",
                 v.host_name, v.host_index, v.host_mac, v.mtu, v.workload_name, v.workload_mac
             ),
+            Self::CreateShaper(Shaper { name, index, mac, mtu }) => {
+                write!(f, "link add {name} index {index} address {mac} mtu {mtu} type ifb")
+            }
+            Self::Shape(link, bucket) => write!(f, "qdisc replace dev {link} root {bucket}"),
             Self::DeleteLink(link) => write!(f, "link del {link}"),
             Self::DeleteLinks(links) => {
                 let names: Vec<&str> = links.iter().map(IfName::as_str).collect();

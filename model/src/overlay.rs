@@ -1,5 +1,6 @@
 //! What a host's network should look like, and how to get there.
 
+use crate::bandwidth::{Bandwidth, Buckets};
 use crate::id::{Attachment, IfName};
 use crate::mac::Mac;
 use crate::net::{NetworkConfig, Subnet};
@@ -10,11 +11,13 @@ use ipnetwork::Ipv4Network;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+mod limits;
 mod nft;
 mod plan;
 #[cfg(test)]
 mod tests;
 
+pub use limits::limits_seen;
 pub use nft::{mapped_ports_astray, mapped_ports_seen, port_elements};
 pub use plan::plan;
 
@@ -37,6 +40,8 @@ pub struct Port {
     pub ip: Ipv4Addr,
     /// The workload's hardware address.
     pub mac: Mac,
+    /// How much it may receive and send.
+    pub limits: Bandwidth,
 }
 
 /// What a host's network should be.
@@ -107,6 +112,8 @@ pub enum LinkKind {
     },
     /// A veth end.
     Veth,
+    /// An intermediate device: a shaper, if it is ours.
+    Ifb,
     /// Anything else.
     Other,
 }
@@ -131,6 +138,8 @@ pub struct Actual {
     pub sysctls: BTreeMap<String, String>,
     /// Our nftables table; `None`: no such table.
     pub nft: Option<NftSeen>,
+    /// Token buckets at the root of devices' queues; read only where somebody is limited.
+    pub buckets: Buckets,
 }
 
 /// Our nftables table as the kernel shows it.
@@ -151,6 +160,8 @@ pub struct Workload {
     pub mac: Mac,
     /// Ports of the host that lead to it.
     pub ports: Vec<PortMapping>,
+    /// How much it may receive and send.
+    pub limits: Bandwidth,
 }
 
 /// Another host, as its lease and record show it.
@@ -247,7 +258,8 @@ pub fn desired(placement: &Placement, peers: &[Peer], workloads: &BTreeMap<Attac
     let ports: BTreeMap<IfName, Port> = workloads
         .iter()
         .map(|(attachment, workload)| {
-            (crate::workload::host_ifname(attachment), Port { ip: workload.ip, mac: workload.mac })
+            let Workload { ip, mac, limits, .. } = *workload;
+            (crate::workload::host_ifname(attachment), Port { ip, mac, limits })
         })
         .collect();
     let peer_neighbours = peers.iter().map(|peer| ((vxlan.clone(), peer.subnet.vtep_ip()), peer.vtep_mac));

@@ -137,7 +137,8 @@ impl Core {
 /// A workload of the pool.
 pub(super) fn workload(pool: &Pool, entry: &Entry) -> Option<Workload> {
     let ip = pool.address(entry.slot)?;
-    Some(Workload { ip, mac: entry.mac(ip), ports: entry.capabilities.ports.clone() })
+    let Capabilities { ports, bandwidth, .. } = entry.capabilities.clone();
+    Some(Workload { ip, mac: entry.mac(ip), ports, limits: bandwidth })
 }
 
 /// As the programs know mapped ports.

@@ -23,12 +23,15 @@ impl Core {
         if entry.state != State::Committed {
             return Err(internal(format!("{attachment}: it is reserved and not committed")));
         }
+        let limits = entry.capabilities.bandwidth;
         let wiring = wiring(&placement, pool, attachment, entry)?;
         let workload = workload(pool, entry).filter(|workload| !workload.ports.is_empty());
         let unreadable = |error: Error| internal(format!("{attachment}: {error}"));
         let side = self.host_side(&wiring, &placement).map_err(unreadable)?;
         let mut found = host_differences(&wiring, &placement.bridge, &side);
         found.extend(self.program_differences(&wiring));
+        let missing = self.missing_limits(&wiring, &limits).map_err(unreadable)?;
+        found.extend(missing.iter().map(|op| format!("it is not limited as asked for: missing is {op}")));
         if let Some(workload) = workload {
             found.extend(self.mapping_differences(&workload).map_err(unreadable)?);
         }

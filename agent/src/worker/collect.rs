@@ -142,6 +142,7 @@ impl Core {
         };
         self.block_used(&links);
         let mut ports = self.ports_seen();
+        let limits = self.limits_seen(&links);
         for link in links.iter().filter(|link| link.up) {
             let (Some(alias), Some(slot)) = (alias(link), slot_of(link)) else { continue };
             let Some(pool) = &mut self.pool else { return };
@@ -158,6 +159,7 @@ impl Core {
                 group: None,
                 capabilities: Capabilities {
                     ports: pool.address(slot).and_then(|ip| ports.remove(&ip)).unwrap_or_default(),
+                    bandwidth: limits.get(&slot).copied().unwrap_or_default(),
                     ..Capabilities::default()
                 },
                 state: State::Committed,

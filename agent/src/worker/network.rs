@@ -49,8 +49,10 @@ impl Core {
 
     /// Whether an op failed because its workload went between look and deed: no obstacle.
     fn vanished(&mut self, error: &OpError, ops: &[Op]) -> bool {
-        let (Some(Op::JoinBridge { link, .. } | Op::ReplacePortEntry(link, _) | Op::SetUp(link)), Some(placement)) =
-            (ops.get(error.index), &self.placement)
+        let (
+            Some(Op::JoinBridge { link, .. } | Op::ReplacePortEntry(link, _) | Op::SetUp(link) | Op::Shape(link, _)),
+            Some(placement),
+        ) = (ops.get(error.index), &self.placement)
         else {
             return false;
         };

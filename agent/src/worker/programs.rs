@@ -8,7 +8,7 @@ use weft_api::agent::KernelView;
 use weft_datapath::{Attached, Datapath, DatapathError, kernel_release};
 use weft_ipam::{Entry, State};
 use weft_model::compile::{Policies, policy_set};
-use weft_model::datapath::{Host, MapOp, PeerHost, RecordRate, Surroundings, plan_surroundings};
+use weft_model::datapath::{Host, Limited, MapOp, PeerHost, RecordRate, Surroundings, plan_surroundings};
 use weft_model::endpoints::{Programmed, Wanted, plan};
 use weft_model::id::{GroupId, Slot};
 use weft_model::overlay::Placement;
@@ -348,6 +348,7 @@ impl Core {
                     tag: entry.group.as_ref().and_then(|group| policies.tags().get(group)).copied(),
                     deny: self.config.deny,
                     audit: self.logging.audits(entry.group.as_ref()),
+                    limited: Limited::of(&entry.capabilities.bandwidth),
                 };
                 Some((entry.slot, want))
             })

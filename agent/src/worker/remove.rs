@@ -6,6 +6,7 @@
 //! before leaves the plugin without an answer, which then removes the link itself.
 
 use super::collect::{alias, slot_of};
+use super::limits::is_shaper;
 use super::{Command, Core, Reply, Worker, answer, internal};
 use crate::fault;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -25,6 +26,8 @@ pub(super) struct Removal {
     attachment: Attachment,
     /// The incarnation that had an address when the DEL came. One that comes later keeps its own.
     token: Option<Token>,
+    /// The device that what it sends goes through, if it is limited.
+    shaper: Option<IfName>,
     caller: Caller,
 }
 
@@ -65,6 +68,11 @@ fn pass(kernel: &mut Executor, batch: Vec<Removal>) -> Vec<Removed> {
     let mut doomed = Vec::new();
     let mut look = |removal: Removal| {
         let name = host_ifname(&removal.attachment);
+        // With the veth: a device of its own would be a pass of its own. One that stays is the next pass's over the
+        // host's network to remove.
+        doomed.extend(
+            removal.shaper.clone().filter(|shaper| matches!(kernel.link(shaper), Ok(Some(link)) if is_shaper(&link))),
+        );
         let link = match kernel.link(&name) {
             Ok(Some(link)) if belongs(&link, &removal.attachment) => {
                 doomed.push(name);
@@ -110,8 +118,9 @@ impl Core {
     pub(super) fn remove(&mut self, request: RemoveRequest, caller: Caller) {
         let RemoveRequest { attachment } = request;
         let token = self.pool.as_ref().and_then(|pool| pool.get(&attachment)).map(|entry| entry.token.clone());
+        let shaper = self.shaper_of(&attachment);
         fault::point("remove-asked", &attachment);
-        if let Err(mpsc::SendError(removal)) = self.remover.send(Removal { attachment, token, caller }) {
+        if let Err(mpsc::SendError(removal)) = self.remover.send(Removal { attachment, token, shaper, caller }) {
             answer(removal.caller, Err(internal("the thread that removes links has ended")));
         }
     }

@@ -106,8 +106,10 @@ impl Core {
             Some(pool) => pool.commit(attachment, token).map_err(refusal)?,
             None => None,
         };
+        let limits = entry.capabilities.bandwidth;
         let mapped = workload.map_or(Ok(()), |workload| self.map_ports(&workload));
-        if let Err(error) = mapped.and_then(|()| self.raise(&wiring, bridge)) {
+        let limited = mapped.and_then(|()| self.limit(&wiring, &limits));
+        if let Err(error) = limited.and_then(|()| self.raise(&wiring, bridge)) {
             // The address stays reserved under the token; the plugin undoes and releases it.
             return Err(ApiError {
                 details: Some(format!("{attachment} stays down; the runtime will try again")),
@@ -156,15 +158,15 @@ impl Core {
             Op::ReplaceNeighbour(bridge, wiring.address, wiring.workload_mac()),
             Op::SetUp(name),
         ];
-        self.execute(&ops, &wiring.attachment)
+        self.execute("commit-op", &ops, &wiring.attachment)
     }
 
     /// One batch; each op a step of its own when somebody wants to stop after one.
-    fn execute(&mut self, ops: &[Op], attachment: &Attachment) -> Result<(), String> {
+    pub(super) fn execute(&mut self, stage: &str, ops: &[Op], attachment: &Attachment) -> Result<(), String> {
         let steps = if fault::armed() { 1 } else { ops.len() };
         for (number, step) in ops.chunks(steps).enumerate() {
             self.kernel.execute(step, None).map_err(|error| error.to_string())?;
-            fault::point(&format!("commit-op-{number}"), attachment);
+            fault::point(&format!("{stage}-{number}"), attachment);
         }
         Ok(())
     }

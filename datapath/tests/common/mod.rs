@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use weft_abi::SLOT_IFINDEX_BASE;
 use weft_datapath::{Datapath, Outcome, Probe, Program};
-use weft_model::datapath::{DenyAction, Endpoint, Host, MapOp, PeerHost, SetId};
+use weft_model::datapath::{DenyAction, Endpoint, Host, Limited, MapOp, PeerHost, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
 use weft_model::policy::{Direction, Peer, PolicySet, PortRange, Precedence, Rule, Traffic, Transport, Verdict};
@@ -136,7 +136,7 @@ pub fn endpoint() -> Endpoint {
         host_listed_only: false,
         deny: DenyAction::Drop,
         audit: false,
-        limited: false,
+        limited: Limited::default(),
     }
 }
 

@@ -4,6 +4,8 @@ use crate::support::{Host, Space, ifname, ip, mac};
 use serde_json::json;
 use std::collections::BTreeSet;
 use weft_hostnet::{Executor, SnapshotScope};
+use weft_model::bandwidth::{Limit, SHAPER_IFINDEX_BASE, TokenBucket, shaper, shaper_ifname};
+use weft_model::id::Slot;
 use weft_model::op::{NftChain, NftTable, Op, Route, Vxlan};
 use weft_model::overlay::{Actual, LinkKind, rule_id};
 
@@ -14,6 +16,7 @@ fn snapshot(executor: &mut Executor) -> Actual {
         bridge: ifname("weft0"),
         vxlan: ifname("weft-vx1"),
         sysctls: BTreeSet::from([SETTING.to_owned(), "net/ipv4/conf/none/send_redirects".to_owned()]),
+        limits: true,
     };
     executor.snapshot(&scope).unwrap()
 }
@@ -274,4 +277,25 @@ fn the_nftables_table() {
     other.execute(&[Op::PutNft(table(&[9]))], None).unwrap();
     assert!(space.sh("nft list tables").contains("table ip weft_lab"));
     assert_eq!(snapshot(&mut executor).nft.unwrap().chains["raw_output"], [""; 0]);
+}
+
+/// The kernel says exactly what it was told, from the slowest to what needs 64 bits; other kinds of queues are not ours.
+#[test]
+fn buckets_and_shapers_are_seen_as_they_were_put() {
+    let (_space, mut executor) = with_bridge();
+    let (name, index) = (shaper_ifname(Slot(7)), SHAPER_IFINDEX_BASE + 7);
+    executor.execute(&[Op::CreateShaper(shaper(Slot(7), 1450))], None).unwrap();
+    for (rate, burst) in [(8, 8), (1_000_000, 10_000), (50_000_000, u64::from(u32::MAX)), (1 << 40, 1 << 30)] {
+        let bucket = TokenBucket::of(Limit { rate, burst }, 1450);
+        executor.execute(&[Op::Shape(name.clone(), bucket), Op::SetUp(name.clone())], None).unwrap();
+        let seen = snapshot(&mut executor);
+        assert_eq!(seen.buckets, [(index, bucket)].into(), "{rate} {burst}");
+        let link = &seen.links[&name];
+        assert_eq!((link.index, &link.kind, link.up), (index, &LinkKind::Ifb, true));
+    }
+    executor.execute(&[Op::DeleteLink(name.clone())], None).unwrap();
+    assert!(snapshot(&mut executor).buckets.is_empty());
+    let error =
+        executor.execute(&[Op::Shape(name, TokenBucket::of(Limit { rate: 8, burst: 8 }, 1450))], None).unwrap_err();
+    assert!(error.to_string().contains("No such device"), "{error}");
 }

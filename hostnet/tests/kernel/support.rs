@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use weft_hostnet::{Executor, Netns, SnapshotScope};
+use weft_model::bandwidth::{Bandwidth, Limit};
 use weft_model::id::{Attachment, IfName, Slot};
 use weft_model::mac::Mac;
 use weft_model::net::NetworkConfig;
@@ -113,6 +114,12 @@ pub(crate) fn network() -> NetworkConfig {
     NetworkConfig::new("10.255.0.0/16".parse().unwrap(), None, None, None).unwrap()
 }
 
+/// Odd ones are limited.
+fn limits(slot: u16) -> Bandwidth {
+    let limit = (slot % 2 == 1).then_some(Limit { rate: 80_000_000, burst: 8_000_000 });
+    Bandwidth { ingress: limit, egress: limit }
+}
+
 /// The second workload has two ports of the host.
 fn ports(slot: u16) -> Vec<PortMapping> {
     let mapping = |protocol, host_ip, host_port, container_port| PortMapping {
@@ -186,7 +193,8 @@ impl Host {
         };
         self.executor.execute(&plan_host(&wiring), Some(&inside.netns())).unwrap();
         inside.executor().execute(&plan_workload(&wiring), None).unwrap();
-        let workload = Workload { ip: wiring.address, mac: wiring.workload_mac(), ports: ports(slot) };
+        let (ip, mac, limits) = (wiring.address, wiring.workload_mac(), limits(slot));
+        let workload = Workload { ip, mac, ports: ports(slot), limits };
         self.workloads.insert(wiring.attachment.clone(), workload);
         self.inside.push(inside);
         wiring

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use weft_datapath::{Datapath, Probe, Program};
-use weft_model::datapath::{DenyAction, Endpoint, Host, MapOp, PeerHost, SetId};
+use weft_model::datapath::{DenyAction, Endpoint, Host, Limited, MapOp, PeerHost, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
 use weft_model::policy::{Direction, Peer, PolicySet, PortRange, Precedence, Rule, Traffic, Transport, Verdict};
@@ -141,7 +141,7 @@ fn endpoint(slot: Slot, set: SetId) -> Endpoint {
         host_listed_only: false,
         deny: DenyAction::Drop,
         audit: false,
-        limited: false,
+        limited: Limited::default(),
     }
 }
 

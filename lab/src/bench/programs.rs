@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use weft_datapath::{Datapath, Probe, Program};
 use weft_model::compile::{Policies, Stance, policy_set};
-use weft_model::datapath::{DenyAction, Endpoint, Host, MapOp, PeerHost, SetId};
+use weft_model::datapath::{DenyAction, Endpoint, Host, Limited, MapOp, PeerHost, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
 use weft_model::policy::{Isolation, Policy, PortRange, Protocol};
@@ -90,7 +90,7 @@ impl Bench {
             host_listed_only: false,
             deny: DenyAction::Drop,
             audit: false,
-            limited: false,
+            limited: Limited::default(),
         };
         let peer = PeerHost { underlay: UNDERLAY.0, vtep: Ipv4Addr::new(10, 255, 2, 0), gbp: true, unmanaged: false };
         datapath.apply(&[

@@ -1,5 +1,6 @@
 //! The way from what a host's network is to what it should be.
 
+use super::limits::plan_limits;
 use super::{Actual, Bridge, Desired, LinkKind, NftSeen, rule_id};
 use crate::id::IfName;
 use crate::op::{NftChain, NftElement, NftSet, NftTable, Op};
@@ -25,6 +26,8 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Op> {
     plan_stray_addresses(&kept, &mut ops);
     plan_next_hops(&kept, &mut ops);
     plan_removals(&kept, &mut ops);
+    // Before ports come up: nothing passes unlimited.
+    plan_limits(desired, actual, &mut ops);
     plan_ports(&kept, &mut ops);
     ops
 }

@@ -2,8 +2,10 @@
 //! stricter: removing what is not there, or putting what is there as it is, fails the test.
 
 use super::*;
+use crate::bandwidth::{Limit, SHAPER_IFINDEX_BASE, shaper_ifname};
 use crate::id::ContainerId;
 use crate::op::{NftChain, NftElement, Op};
+use crate::workload::SLOT_IFINDEX_BASE;
 use proptest::prelude::*;
 use std::num::NonZeroU16;
 
@@ -54,6 +56,7 @@ impl Kernel {
     fn delete(&mut self, name: &IfName) {
         let gone = self.state.links.remove(name).unwrap_or_else(|| panic!("ENODEV: {name}"));
         self.withdraw(name);
+        self.state.buckets.remove(&gone.index);
         self.state.addresses.retain(|(on, _)| on != name);
         self.state.sysctls.retain(|key, _| !key.contains(&format!("/conf/{name}/")));
         if matches!(gone.kind, LinkKind::Vxlan { .. }) {
@@ -145,6 +148,15 @@ impl Kernel {
             Op::CreateBridge { name, mac, mtu } => self.create(name, *mac, *mtu, LinkKind::Bridge),
             Op::CreateVxlan(v) => self.create(&v.name, v.mac, v.mtu, vxlan_kind(v)),
             Op::CreateVeth(_) => panic!("the overlay's plan makes no veth"),
+            Op::CreateShaper(shaper) => {
+                assert!(self.state.links.values().all(|link| link.index != shaper.index), "EEXIST: {op}");
+                self.create(&shaper.name, shaper.mac, shaper.mtu, LinkKind::Ifb);
+                self.link(&shaper.name).index = shaper.index;
+            }
+            Op::Shape(link, bucket) => {
+                let index = self.link(link).index;
+                assert_ne!(self.state.buckets.insert(index, *bucket), Some(*bucket), "nothing to do: {op}");
+            }
             Op::DeleteLink(link) => self.delete(link),
             Op::DeleteLinks(_) => panic!("the overlay's plan removes no workload's link"),
             Op::SetMac(link, mac) => self.set_mac(link, *mac),
@@ -273,9 +285,20 @@ impl Wish {
             let ip = placement.subnet.address(u32::from(*slot)).unwrap();
             let port = port.filter(|port| given.insert(*port));
             let ports = port.map(mapping).into_iter().collect();
-            (attachment(*slot), Workload { ip, mac: Mac::for_workload(ip), ports })
+            (attachment(*slot), Workload { ip, mac: Mac::for_workload(ip), ports, limits: self.limits(*slot) })
         });
         workloads.collect()
+    }
+}
+
+impl Wish {
+    /// Slot 2 has none, 3 and 5 one in both directions, 4 in one of them.
+    fn limits(&self, slot: u16) -> Bandwidth {
+        let limit = Some(Limit { rate: 8_000_000, burst: 800_000 });
+        Bandwidth {
+            ingress: limit.filter(|_| slot % 2 == 1 || self.masquerade && slot == 4),
+            egress: limit.filter(|_| slot % 2 == 1 || !self.masquerade && slot == 4),
+        }
     }
 }
 
@@ -309,7 +332,9 @@ fn attachment(slot: u16) -> Attachment {
 fn kernel(has_ipv6: bool) -> Kernel {
     let mut kernel = Kernel::new(has_ipv6);
     for slot in 2..5 {
-        kernel.create(&crate::workload::host_ifname(&attachment(slot)), Mac([2; 6]), 1450, LinkKind::Veth);
+        let veth = crate::workload::host_ifname(&attachment(slot));
+        kernel.create(&veth, Mac([2; 6]), 1450, LinkKind::Veth);
+        kernel.link(&veth).index = SLOT_IFINDEX_BASE + u32::from(slot);
     }
     // Somebody else's, which no plan may touch.
     kernel.create(&name("docker0"), Mac([4; 6]), 1500, LinkKind::Bridge);
@@ -343,6 +368,12 @@ enum Drift {
     Nft(Option<bool>),
     StrayElement,
     NoElements,
+    NoBuckets,
+    OtherBuckets,
+    NoShaper(u16),
+    ShaperDown(u16),
+    StrayShaper(u16),
+    WrongShaper(u16),
 }
 
 fn drift() -> impl Strategy<Value = Drift> {
@@ -370,6 +401,12 @@ fn drift() -> impl Strategy<Value = Drift> {
         any::<Option<bool>>().prop_map(Drift::Nft),
         Just(Drift::StrayElement),
         Just(Drift::NoElements),
+        Just(Drift::NoBuckets),
+        Just(Drift::OtherBuckets),
+        (2..5_u16).prop_map(Drift::NoShaper),
+        (2..5_u16).prop_map(Drift::ShaperDown),
+        (2..9_u16).prop_map(Drift::StrayShaper),
+        (2..5_u16).prop_map(Drift::WrongShaper),
     ]
 }
 
@@ -377,6 +414,16 @@ impl Kernel {
     fn device(&self, bridge: bool) -> Option<IfName> {
         let device = name(if bridge { "weft0" } else { "weft-vx1" });
         self.state.links.contains_key(&device).then_some(device)
+    }
+
+    fn shaper(&self, slot: u16) -> Option<IfName> {
+        Some(shaper_ifname(crate::id::Slot(slot))).filter(|name| self.state.links.contains_key(name))
+    }
+
+    fn stray(&mut self, slot: u16, base: u32) {
+        let name = shaper_ifname(crate::id::Slot(slot));
+        self.create(&name, Mac([8; 6]), 1500, LinkKind::Ifb);
+        self.link(&name).index = base + u32::from(slot);
     }
 
     fn drift(&mut self, drift: &Drift) {
@@ -418,6 +465,16 @@ impl Kernel {
                 let link = self.device(*bridge).filter(|link| self.is_up(link));
                 let entry = link.map(|link| ((link, Ipv4Addr::new(10, 255, 99, 0)), Mac([6; 6])));
                 self.state.neighbours.extend(entry);
+            }
+            Drift::NoBuckets => self.state.buckets.clear(),
+            Drift::OtherBuckets => self.state.buckets.values_mut().for_each(|bucket| bucket.rate += 1),
+            Drift::NoShaper(slot) => self.shaper(*slot).iter().for_each(|shaper| self.delete(shaper)),
+            Drift::ShaperDown(slot) => self.shaper(*slot).iter().for_each(|shaper| self.link(shaper).up = false),
+            Drift::StrayShaper(slot) if self.shaper(*slot).is_none() => self.stray(*slot, SHAPER_IFINDEX_BASE),
+            Drift::StrayShaper(_) => {}
+            Drift::WrongShaper(slot) => {
+                self.shaper(*slot).iter().for_each(|shaper| self.delete(shaper));
+                self.stray(*slot, 2000);
             }
             Drift::FlushTunnels => self.state.tunnels.clear(),
             Drift::StrayTunnel => {
@@ -592,7 +649,7 @@ proptest! {
         let seen = mapped_ports_seen(kernel.state.nft.as_ref().unwrap());
         prop_assert_eq!(seen.values().map(Vec::len).sum::<usize>(), wanted);
         for (ip, ports) in seen {
-            let workload = Workload { ip, mac: Mac::for_workload(ip), ports };
+            let workload = Workload { ip, mac: Mac::for_workload(ip), ports, limits: Bandwidth::default() };
             for (set, element) in port_elements(&workload) {
                 let set = desired.nft.sets.iter().find(|other| other.name == set).unwrap();
                 prop_assert!(set.elements.contains(&element), "{element}");
