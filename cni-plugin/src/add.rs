@@ -19,8 +19,10 @@ use serde_json::{Map, Value};
 use std::net::Ipv4Addr;
 use weft_api::agent::{CommitRequest, CommitResponse, ReleaseRequest, ReserveRequest, ReserveResponse};
 use weft_hostnet::{Executor, Netns, OpError};
+use weft_model::bandwidth::{Bandwidth, shaper_ifname};
 use weft_model::capability::Capabilities;
 use weft_model::group::Identity;
+use weft_model::id::{IfName, Slot};
 use weft_model::op::Op;
 use weft_model::workload::{Wiring, host_ifname, plan_host, plan_workload};
 
@@ -88,7 +90,10 @@ impl Ground {
         let section = Section::of(&call.config)?;
         let ipam = ipam::delegate(&call.config)?;
         let args = args::parse(&call.environment.args)?;
-        let capabilities = capabilities::wanted(&call.config, &args)?;
+        let mut capabilities = capabilities::wanted(&call.config, &args)?;
+        if !section.bandwidth.is_unlimited() {
+            capabilities.bandwidth = section.bandwidth;
+        }
         let requested = requested(&call.config, &args)?;
         let identity =
             Identity { pod_namespace: args.pod_namespace, pod_name: args.pod_name, ..call.config.identity()? };
@@ -230,13 +235,16 @@ impl Ground {
         let (asked, granted) = (&self.capabilities, &reservation.capabilities);
         let mapped = asked.ports.iter().all(|mapping| granted.ports.contains(mapping));
         let addressed = self.address().is_none_or(|address| address == reservation.wiring.address);
-        if reservation.committed || (mapped && addressed && asked.mac == granted.mac) {
+        if reservation.committed
+            || (mapped && addressed && asked.mac == granted.mac && asked.bandwidth == granted.bandwidth)
+        {
             return Ok(());
         }
         let release =
             ReleaseRequest { attachment: call.attachment.clone(), token: Some(reservation.wiring.token.clone()) };
         let said = release::tell(&self.section.socket, &release).unwrap_or_default();
-        let msg = "the weft agent does not carry out portMappings, mac or ips: is weftd older than weft-cni?";
+        let msg =
+            "the weft agent does not carry out portMappings, mac, ips or bandwidth: is weftd older than weft-cni?";
         Err(CniError::new(Code::Internal, msg).details(said))
     }
 
@@ -282,7 +290,15 @@ impl Ground {
     }
 
     fn delete(&mut self, wiring: &Wiring) -> Result<(), OpError> {
-        self.host.execute(&[Op::DeleteLink(wiring.host_ifname())], None)
+        self.host.execute(&[remove(wiring.host_ifname(), wiring.slot, &self.capabilities.bandwidth)], None)
+    }
+}
+
+/// The link, and what an agent that is away or died may have made for it: it is not waited for.
+fn remove(link: IfName, slot: Slot, limits: &Bandwidth) -> Op {
+    match limits.egress {
+        None => Op::DeleteLink(link),
+        Some(_) => Op::DeleteLinks(vec![link, shaper_ifname(slot)]),
     }
 }
 

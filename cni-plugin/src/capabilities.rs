@@ -2,6 +2,7 @@
 //! as Garden writes them (`host_port`); `null`, absent and empty are the same.
 
 use crate::args::Args;
+use crate::bandwidth;
 use crate::config::{Config, invalid, list, lookup, object_of, text_of};
 use crate::error::CniError;
 use serde_json::{Map, Value};
@@ -21,7 +22,11 @@ type Object = Map<String, Value>;
 pub fn wanted(config: &Config, args: &Args) -> Result<Capabilities, CniError> {
     let runtime = config.object("runtimeConfig")?;
     let part = |key: &str| runtime.and_then(|runtime| lookup(runtime, key));
-    Ok(Capabilities { ports: port_mappings(part("portMappings"))?, mac: mac(part("mac"), args.mac.as_deref())? })
+    Ok(Capabilities {
+        ports: port_mappings(part("portMappings"))?,
+        mac: mac(part("mac"), args.mac.as_deref())?,
+        bandwidth: bandwidth::read("runtimeConfig.bandwidth", part("bandwidth"))?,
+    })
 }
 
 /// The result's `dns` as the runtime wants it: `servers`, `searches`, `options` of the capability.

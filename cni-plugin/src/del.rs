@@ -15,7 +15,11 @@ use crate::release;
 use crate::section::Section;
 use std::time::Duration;
 use weft_api::agent::{ReleaseRequest, RemoveRequest, RemoveResponse};
+use weft_hostnet::{Executor, LinkInfo};
+use weft_model::bandwidth::{shaper_ifname, shapers_slot, veths_slot};
+use weft_model::id::IfName;
 use weft_model::op::Op;
+use weft_model::overlay::LinkKind;
 use weft_model::workload::host_ifname;
 
 /// How long the agent has for it. A hundred at once took it 1 to 2 s on a machine with ten busy processes a
@@ -68,7 +72,9 @@ fn by_hand(call: &Call, section: &Section, error: &AgentError) -> Result<String,
             None
         }
         HostEnd::Ours { token, .. } => {
-            fault::execute(&mut host, &[Op::DeleteLink(name)], None)
+            let shaper = link.and_then(|link| shaper_of(&mut host, &link));
+            let gone = shaper.map_or(Op::DeleteLink(name.clone()), |shaper| Op::DeleteLinks(vec![name, shaper]));
+            fault::execute(&mut host, &[gone], None)
                 .map_err(|error| internal(&format!("cannot take {} down", call.attachment), &error))?;
             token
         }
@@ -80,6 +86,14 @@ fn by_hand(call: &Call, section: &Section, error: &AgentError) -> Result<String,
             AgentError::Away { .. } => release::leave_note(&section.socket, &release, error),
             _ => release::tell(&section.socket, &release).unwrap_or_default(),
         })
+}
+
+/// The device that what a limited workload sends goes through; where the kernel does not say, the agent finds it.
+fn shaper_of(host: &mut Executor, link: &LinkInfo) -> Option<IfName> {
+    let name = shaper_ifname(veths_slot(link.index)?);
+    let found = host.link(&name).ok()??;
+    let ours = found.kind == LinkKind::Ifb && shapers_slot(&found.name, found.index).is_some();
+    ours.then_some(name)
 }
 
 fn stays(call: &Call) -> String {

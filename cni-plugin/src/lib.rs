@@ -7,6 +7,7 @@
 
 pub mod add;
 pub mod args;
+pub mod bandwidth;
 pub mod call;
 pub mod capabilities;
 pub mod check;

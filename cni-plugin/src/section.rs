@@ -1,25 +1,33 @@
-//! Our own section of the config: `"weft": {"socket": …, "timeoutSeconds": …}`.
+//! Our own section of the config: `"weft": {"socket": …, "timeoutSeconds": …, "bandwidth": …}`.
 
+use crate::bandwidth;
 use crate::config::{Config, invalid, shown};
 use crate::error::{CniError, Code};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use weft_api::agent::DEFAULT_SOCKET;
+use weft_model::bandwidth::Bandwidth;
 
-/// How to reach the agent.
+/// How to reach the agent, and what holds for every workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
     /// Its socket.
     pub socket: PathBuf,
     /// How long to wait for it, restarts included.
     pub timeout: Duration,
+    /// Limits of every workload; they go before those a runtime asks for, which tenants may have written.
+    pub bandwidth: Bandwidth,
 }
 
 impl Default for Section {
-    /// `/run/weft/agent.sock`, 10 s.
+    /// `/run/weft/agent.sock`, 10 s, no limits.
     fn default() -> Self {
-        Self { socket: PathBuf::from(DEFAULT_SOCKET), timeout: Duration::from_secs(10) }
+        Self {
+            socket: PathBuf::from(DEFAULT_SOCKET),
+            timeout: Duration::from_secs(10),
+            bandwidth: Bandwidth::default(),
+        }
     }
 }
 
@@ -34,9 +42,10 @@ impl Section {
             match key.as_str() {
                 "socket" => section.socket = socket(value)?,
                 "timeoutSeconds" => section.timeout = timeout(value)?,
+                "bandwidth" => section.bandwidth = bandwidth::read_strictly("weft.bandwidth", value)?,
                 _ => {
                     let msg = format!(
-                        "unsupported field weft.{key} = {}: socket and timeoutSeconds are allowed",
+                        "unsupported field weft.{key} = {}: socket, timeoutSeconds and bandwidth are allowed",
                         shown(value)
                     );
                     return Err(CniError::new(Code::UnsupportedField, msg));

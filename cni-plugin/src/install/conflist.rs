@@ -6,7 +6,7 @@ use crate::version::Version;
 use serde_json::{Map, Value, json};
 
 /// What runtimes are asked to tell us, where they can.
-const CAPABILITIES: [&str; 5] = ["dns", "io.kubernetes.cri.pod-annotations", "ips", "mac", "portMappings"];
+const CAPABILITIES: [&str; 6] = ["bandwidth", "dns", "io.kubernetes.cri.pod-annotations", "ips", "mac", "portMappings"];
 
 /// The version for libraries that do not know `cniVersions` (libcni before 1.2, as in containerd up to
 /// 1.7 and Debian 12's): the oldest with CHECK and with `prevResult` on DEL. Newer ones take the highest

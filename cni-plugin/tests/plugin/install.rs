@@ -130,7 +130,7 @@ fn the_conflist_calls_everything_where_the_library_can_and_reads_where_it_cannot
             "cniVersion": "0.4.0", "cniVersions": ["0.4.0", "1.0.0", "1.1.0"], "name": "prod",
             "plugins": [
                 {
-                    "type": "weft-cni", "capabilities": {"dns": true, "io.kubernetes.cri.pod-annotations": true, "ips": true, "mac": true, "portMappings": true},
+                    "type": "weft-cni", "capabilities": {"bandwidth": true, "dns": true, "io.kubernetes.cri.pod-annotations": true, "ips": true, "mac": true, "portMappings": true},
                     "metadata": {"policy_group_id": "3b1c"},
                     "weft": {"socket": agent.socket(), "timeoutSeconds": 20},
                 },

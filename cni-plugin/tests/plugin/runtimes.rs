@@ -7,6 +7,7 @@ use weft_cni_plugin::requested;
 use weft_cni_plugin::result::CniResult;
 use weft_cni_plugin::section::Section;
 use weft_cni_plugin::version::Version;
+use weft_model::bandwidth::{Bandwidth, Limit};
 use weft_model::capability::Capabilities;
 use weft_model::group::Identity;
 
@@ -33,6 +34,19 @@ fn port_mappings_of_both_runtimes() {
         assert_eq!(wanted(&none), Capabilities::default());
     }
     assert_eq!(ports(&fixture!("kubernetes-chained-add")), ["tcp *:18080->8080", "udp 172.31.77.13:18053->53"]);
+}
+
+#[test]
+fn bandwidth_of_a_kubelet() {
+    let burst = u64::from(u32::MAX);
+    let limit = |rate| Some(Limit { rate, burst });
+    let both = Bandwidth { ingress: limit(100_000_000), egress: limit(50_000_000) };
+    assert_eq!(wanted(&fixture!("kubernetes-add")).bandwidth, both);
+    let of = |text: &str| wanted(&Config::parse(text.as_bytes()).unwrap()).bandwidth;
+    let lower = r#"{"name":"a","runtimeConfig":{"bandwidth":{"ingressRate":0,"ingressBurst":0,"egressRate":50000000,"egressBurst":4294967295}}}"#;
+    assert_eq!(of(lower), Bandwidth { ingress: None, ..both });
+    assert_eq!(of(r#"{"name":"a","runtimeConfig":{"bandwidth":null}}"#), Bandwidth::default());
+    assert_eq!(of(r#"{"name":"a","runtimeConfig":{"bandwidth":{"egressRate":null}}}"#), Bandwidth::default());
 }
 
 #[test]
@@ -63,6 +77,20 @@ fn bad_capabilities_are_named_with_what_is_allowed() {
         (
             r#"{"portMappings":[{"hostPort":80,"containerPort":80,"hostIP":"224.0.0.1"}]}"#,
             "portMappings[0].hostIP \"224.0.0.1\": must be an IPv4 address of this host, or empty or 0.0.0.0 for all",
+        ),
+        (r#"{"bandwidth":[]}"#, "bandwidth []: must be an object"),
+        (r#"{"bandwidth":{"IngressRate":-1}}"#, "bandwidth.ingressRate -1: must be a whole number, 0 for no limit"),
+        (
+            r#"{"bandwidth":{"ingressRate":1000}}"#,
+            "bandwidth: ingressRate 1000, ingressBurst 0: if rate is set, burst must also be set",
+        ),
+        (
+            r#"{"bandwidth":{"egressBurst":1000}}"#,
+            "bandwidth: egressRate 0, egressBurst 1000: if burst is set, rate must also be set",
+        ),
+        (
+            r#"{"bandwidth":{"egressRate":1000,"egressBurst":34359738361}}"#,
+            "bandwidth: egressRate 1000, egressBurst 34359738361: burst cannot be more than 4GB, which is 34359738360 bits",
         ),
         (r#"{"mac":7}"#, "mac 7: must be a string"),
         (r#"{"mac":"02:00"}"#, "mac \"02:00\": must be six bytes in hexadecimal with ':' between"),

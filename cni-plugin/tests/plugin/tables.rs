@@ -117,7 +117,21 @@ fn our_own_section_names_what_it_refuses() {
         (code, msg)
     };
     let cases = [
-        (json!({"sokcet": "/x"}), 2, r#"unsupported field weft.sokcet = "/x": socket and timeoutSeconds are allowed"#),
+        (
+            json!({"sokcet": "/x"}),
+            2,
+            r#"unsupported field weft.sokcet = "/x": socket, timeoutSeconds and bandwidth are allowed"#,
+        ),
+        (
+            json!({"bandwidth": {"rate": 1}}),
+            2,
+            "unsupported field weft.bandwidth.rate = 1: ingressRate, ingressBurst, egressRate, egressBurst are allowed",
+        ),
+        (
+            json!({"bandwidth": {"egressRate": 8}}),
+            7,
+            "invalid weft.bandwidth: egressRate 8, egressBurst 0: if rate is set, burst must also be set",
+        ),
         (json!({"socket": "x"}), 7, r#"invalid weft.socket "x": must be an absolute path of at most 107 bytes"#),
         (json!({"socket": 5}), 7, "invalid weft.socket 5: must be an absolute path of at most 107 bytes"),
         (json!({"timeoutSeconds": 0}), 7, "invalid weft.timeoutSeconds 0: must be a whole number from 1 to 120"),
