@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow};
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use weft_api::logging::Logging;
@@ -90,13 +91,25 @@ fn lock_folder(field: &str, path: &Path) -> anyhow::Result<File> {
     try_lock(folder, path)
 }
 
+/// A lock of an agent that was killed may outlive it for a moment, in a child it had forked and that was not yet
+/// another program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
 fn try_lock(file: File, path: &Path) -> anyhow::Result<File> {
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(anyhow!("another weftd runs on this host: it holds {}; stop it first", path.display()))
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => {
+                anyhow::bail!("another weftd runs on this host: it holds {}; stop it first", path.display())
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
         }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 
@@ -121,7 +134,7 @@ async fn notice_changes(worker: Worker) {
             }
             Err(error) => tracing::error!(%error, "no kernel notifications: drift is found by the timer only"),
         }
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

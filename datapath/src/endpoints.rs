@@ -8,10 +8,14 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use weft_abi::{Head, MAX_SLOTS, SLOT_IFINDEX_BASE, flag, limited};
+use weft_abi::{Head, MAX_SLOTS, SHAPER_IFINDEX_BASE, SLOT_IFINDEX_BASE, flag, limited};
 use weft_model::datapath::{DenyAction, Endpoint, Limited, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
+
+// What the programs compute, the planner gives to the devices.
+const _: () = assert!(SLOT_IFINDEX_BASE == weft_model::workload::SLOT_IFINDEX_BASE);
+const _: () = assert!(SHAPER_IFINDEX_BASE == weft_model::bandwidth::SHAPER_IFINDEX_BASE);
 
 /// An endpoint as the maps have it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// First interface index of shapers: slot *n*'s has `SHAPER_IFINDEX_BASE + n` (`weft-abi` has the same number for
-/// the programs; a test holds them together).
+/// the programs; `weft-datapath` asserts it).
 pub const SHAPER_IFINDEX_BASE: u32 = 0x0200_0000;
 
 /// The limits of a workload.
