@@ -9,7 +9,7 @@ use common::*;
 use std::net::Ipv4Addr;
 use weft_abi::{INJECTED_MARK, SLOT_IFINDEX_BASE};
 use weft_datapath::{Datapath, Outcome, Probe, Program, Version};
-use weft_model::datapath::{DenyAction, Endpoint, Host, MapOp, MapSizes, SetId};
+use weft_model::datapath::{DenyAction, Endpoint, Host, Limited, MapOp, MapSizes, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
 use weft_model::policy::{Direction, Protocol, Rule};
@@ -303,19 +303,39 @@ fn a_flow_that_one_side_keeps_in_the_stack_the_other_keeps_too() {
 }
 
 #[test]
+fn what_a_limited_workload_sends_goes_to_its_shaper_as_it_is_once_it_passed() {
+    let mut two = Two::new();
+    two.connect(40000);
+    let packets = [SYN, ACK].map(|flags| request(40000, flags));
+    let allowed = two.leave(&packets[0]);
+    assert_eq!(allowed.verdict, PASS);
+    two.bench.change(|endpoint| endpoint.limited = Limited { ingress: false, egress: true });
+    for packet in &packets {
+        let sent = two.leave(packet);
+        assert_eq!((sent.verdict, sent.mark), (REDIRECT, allowed.mark));
+        assert_eq!(sent.frame[..12], allowed.frame[..12], "not readdressed: it comes back to the bridge");
+    }
+    // Refused before it could be queued.
+    let mut forged = packets[1].clone();
+    forged[15] ^= 0x40;
+    assert_ne!(two.bench.out(&ethernet(own_mac(), gateway_mac(), 0x0800, &forged)).verdict, REDIRECT);
+}
+
+#[test]
 fn a_limited_workload_stays_in_the_stack_whichever_end_it_is() {
+    let received = Limited { ingress: true, egress: false };
     for client in [false, true] {
         let mut two = Two::new();
         two.connect(40000);
         assert_eq!(two.tcp(40000, ACK), Way::Direct);
         if client {
-            two.bench.change(|endpoint| endpoint.limited = true);
+            two.bench.change(|endpoint| endpoint.limited = received);
         } else {
-            two.server.limited = true;
+            two.server.limited = received;
             two.rules(open_doors());
         }
         let limited = two.bench.datapath.endpoints();
-        assert!(limited[&if client { SLOT } else { SERVER }].endpoint.limited);
+        assert_eq!(limited[&if client { SLOT } else { SERVER }].endpoint.limited, received);
         two.connect(40001);
         for port in [40000, 40001] {
             assert_eq!([request(port, ACK), answer(port, ACK)].map(|packet| two.go(&packet)), [STACK, STACK]);

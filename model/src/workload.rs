@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use std::net::Ipv4Addr;
 
 /// First interface index of host veths: slot *n* has `SLOT_IFINDEX_BASE + n` (`weft-abi` has the same
-/// number for the programs; a test holds them together).
+/// number for the programs; `weft-datapath` asserts it).
 pub const SLOT_IFINDEX_BASE: u32 = 0x0100_0000;
 
 /// What the agent decides about a workload and the plugin needs to wire it.
