@@ -178,6 +178,7 @@ fn an_answered_connection_goes_past_the_stack_and_is_counted_as_behind_it() {
     two.connect(40000);
     assert_eq!(two.tcp(40000, ACK), Way::Direct);
     assert_eq!(two.tcp(40000, RST | ACK), Way::Direct);
+    assert_eq!(two.held(), 0, "whoever is reset says nothing more");
     two.connect(40000);
 }
 
@@ -239,11 +240,9 @@ fn a_service_stays_in_the_stack() {
 #[test]
 fn what_the_host_answers_for_stays_in_the_stack() {
     let two = Two::new();
-    for (flags, back) in [(SYN, HANDSHAKE), (ACK, ACK)] {
-        assert_eq!(two.leave(&request(40000, flags)).verdict, PASS);
-        assert_eq!(two.reach(&request(40000, flags), 0, 0).verdict, PASS, "by the host");
-        assert_eq!(two.leave(&answer(40000, back)).verdict, PASS);
-        assert_eq!(two.reach(&answer(40000, back), 0, 0).verdict, PASS);
+    for packet in [request(40000, SYN), answer(40000, HANDSHAKE), answer(40000, ACK), request(40000, ACK)] {
+        assert_eq!(two.leave(&packet).verdict, PASS);
+        assert_eq!(two.reach(&packet, 0, 0).verdict, PASS, "by the host");
     }
 }
 
@@ -256,9 +255,10 @@ fn what_comes_through_a_mapped_port_stays_in_the_stack() {
         assert_eq!(two.leave(&tcp(NEIGHBOUR, GATEWAY, (80, 40000), back, b"")).verdict, PASS);
     }
     // A workload that reaches itself by one: nothing leaves it for its own address.
-    for flags in [SYN, ACK, ACK] {
-        assert_eq!(two.leave(&tcp(OWN, OWN, (40000, 80), flags, b"")).verdict, PASS);
-        assert_eq!(two.reach(&tcp(OWN, OWN, (40000, 80), flags, b""), u32::from(OWN_TAG) << SHIFT, 1).verdict, PASS);
+    for (flags, ports) in [(SYN, (40000, 80)), (HANDSHAKE, (80, 40000)), (ACK, (40000, 80))] {
+        let packet = tcp(OWN, OWN, ports, flags, b"");
+        assert_eq!(two.leave(&packet).verdict, PASS);
+        assert_eq!(two.reach(&packet, u32::from(OWN_TAG) << SHIFT, 1).verdict, PASS);
     }
 }
 
@@ -397,7 +397,7 @@ fn a_policy_taken_back_and_given_again() {
     let mut two = Two::new();
     two.connect(40000);
     two.rules(vec![]);
-    assert_eq!(two.tcp(40000, ACK), Way::Through(DROP));
+    assert_eq!([ACK, ACK].map(|flags| two.tcp(40000, flags)), [Way::Through(DROP), Way::Through(DROP)]);
     assert_eq!(two.leave(&answer(40000, ACK)).verdict, DROP);
     two.rules(open_doors());
     assert_eq!(two.tcp(40000, ACK), Way::Direct);

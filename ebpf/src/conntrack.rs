@@ -46,7 +46,7 @@ pub(crate) fn now() -> u32 {
 pub(crate) type Flow = *mut Conn;
 pub(crate) const NONE: Flow = core::ptr::null_mut();
 
-/// Passes packets of known flows, judges the others. The flow, if it may go past the host's stack.
+/// Passes packets of known flows, judges the others. The flow, if it was known and answered before.
 #[inline(always)]
 pub(crate) fn pass(passage: &Passage<'_>) -> Result<Flow, Refusal> {
     let key = passage.key();
@@ -102,7 +102,7 @@ pub(crate) fn arrive(passage: &Passage<'_>) -> Arrival {
 
 /// Whether the flow goes past the host's stack, as far as this side knows.
 #[inline(always)]
-fn goes_direct(conn: &Conn) -> bool {
+pub(crate) fn goes_direct(conn: &Conn) -> bool {
     let both = conn_flag::DIRECT | conn_flag::ANSWERED;
     conn.flags & both == both
 }
@@ -113,7 +113,7 @@ fn goes_direct(conn: &Conn) -> bool {
 fn may_go_direct(passage: &Passage<'_>) -> bool {
     let (local, from) = (passage.local, passage.identity);
     let on = local.host.flags & host_flag::DIRECT != 0 && local.endpoint.limited == 0;
-    on && !from.own_host && !from.mapped && (passage.packet.is_syn() || passage.packet.proto == proto::UDP)
+    on && !from.own_host && !from.mapped
 }
 
 /// A packet of the flow went through the stack: from now on all do.
@@ -284,7 +284,7 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, pla
         // The answer itself goes the way of what it answers.
         return Ok(NONE);
     }
-    Ok(if goes_direct(conn) { found } else { NONE })
+    Ok(found)
 }
 
 /// The endpoint's policy changed since the flow was last judged.

@@ -55,8 +55,10 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
         _ => return Err(Reason::EtherType.into()),
     }
     ctx.set_mark(local.mark());
+    // SAFETY: an element of a map, as in `conntrack`.
+    let direct = !flow.is_null() && conntrack::goes_direct(unsafe { &*flow });
     // A reset of ours follows the flow that it ends.
-    if !flow.is_null() || packet.mark == INJECTED_MARK {
+    if direct || packet.mark == INJECTED_MARK {
         return Ok(direct::send(ctx, &local, packet, flow));
     }
     Ok(PASS)
