@@ -68,6 +68,9 @@ const DEBOUNCE_FAILING: Duration = Duration::from_millis(500);
 const DEBOUNCE_BUSY: Duration = Duration::from_millis(400);
 /// How long after an ADD or DEL that is.
 const BUSY: Duration = Duration::from_millis(100);
+/// How long an agent that has just started lets ADDs wait that it cannot serve yet. Who started it anew has kept
+/// lease and policies, and is ready within a fraction of it.
+const STARTING: Duration = Duration::from_secs(5);
 /// Messages taken between two looks at what is due.
 const BATCH: usize = 64;
 
@@ -255,6 +258,9 @@ struct Core {
     due: Due,
     /// The last ADD or DEL.
     busy: Option<Instant>,
+    started: Instant,
+    /// ADDs that came before the agent was ready.
+    early: Vec<Command>,
 }
 
 /// Policies as the store showed them last.
@@ -326,14 +332,14 @@ impl Core {
             programs: SyncStatus::default(),
             due: Due { reconcile: now, notes: now, sweep: now + SWEEP },
             busy: None,
+            started: now,
+            early: Vec::new(),
         })
     }
 
     fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            let wait =
-                self.due.reconcile.min(self.due.notes).min(self.due.sweep).saturating_duration_since(Instant::now());
-            match commands.recv_timeout(wait) {
+            match commands.recv_timeout(self.next_due().saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
                 // Questions must not wait for a pass each: a pass may be slow when something is wrong.
@@ -347,10 +353,31 @@ impl Core {
                 }
             }
             self.passes();
+            self.serve_early();
+        }
+    }
+
+    fn next_due(&self) -> Instant {
+        let due = self.due.reconcile.min(self.due.notes).min(self.due.sweep);
+        if self.early.is_empty() { due } else { due.min(self.started + STARTING) }
+    }
+
+    /// Whether it is too early to say that an ADD cannot be served.
+    fn too_early(&mut self) -> bool {
+        self.started.elapsed() < STARTING && self.serving().is_err()
+    }
+
+    fn serve_early(&mut self) {
+        if !self.early.is_empty() && !self.too_early() {
+            std::mem::take(&mut self.early).into_iter().for_each(|command| self.handle(command));
         }
     }
 
     fn handle(&mut self, command: Command) {
+        if matches!(command, Command::Reserve(..) | Command::Commit(..)) && self.too_early() {
+            self.early.push(command);
+            return;
+        }
         if matches!(command, Command::Reserve(..) | Command::Commit(..) | Command::Remove(..) | Command::Removed(_)) {
             self.busy = Some(Instant::now());
         }

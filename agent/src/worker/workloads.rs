@@ -16,7 +16,7 @@ use weft_model::workload::{Alias, Wiring, host_ifname};
 
 impl Core {
     /// What an ADD needs, or why it would fail.
-    fn serving(&mut self) -> Reply<(&mut Pool, &Placement)> {
+    pub(super) fn serving(&mut self) -> Reply<(&mut Pool, &Placement)> {
         if !self.lease.serves() {
             return Err(ApiError {
                 details: self
