@@ -33,7 +33,9 @@ impl Core {
         let missing = self.missing_limits(&wiring, &limits).map_err(unreadable)?;
         found.extend(missing.iter().map(|op| format!("it is not limited as asked for: missing is {op}")));
         if let Some(workload) = workload {
-            found.extend(self.mapping_differences(&workload).map_err(unreadable)?);
+            found.extend(
+                self.mapping_differences(&workload).map_err(|error| internal(format!("{attachment}: {error}")))?,
+            );
         }
         match found.as_slice() {
             [] => Ok(CheckResponse { wiring }),
@@ -64,13 +66,15 @@ impl Core {
     }
 
     /// Ports of the host that do not lead to it.
-    fn mapping_differences(&self, workload: &Workload) -> Result<Vec<String>, Error> {
-        let seen = self.kernel.nft_table()?;
+    fn mapping_differences(&self, workload: &Workload) -> Result<Vec<String>, String> {
+        let seen = self.kernel.nft_table().map_err(|error| error.to_string())?;
         let mut found: Vec<String> = mapped_ports_astray(seen.as_ref(), workload)
             .iter()
             .map(|mapping| format!("nftables does not lead {mapping} to it"))
             .collect();
-        let known = self.datapath.as_ref().and_then(|datapath| datapath.surroundings().ok()).unwrap_or_default();
+        // Where there are no programs, that was said already.
+        let Some(datapath) = &self.datapath else { return Ok(found) };
+        let known = datapath.surroundings().map_err(|error| chain(&error))?;
         let unknown = protocol_ports(&workload.ports).filter(|port| !known.mapped_ports.contains(port));
         found.extend(unknown.map(|(protocol, port)| {
             format!("the programs' map does not know {protocol} port {port} of the host as mapped")

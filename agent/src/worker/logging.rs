@@ -93,10 +93,7 @@ impl Core {
     }
 
     fn program_logging(&mut self) {
-        let Some(host) = self.host() else { return };
-        let Some(datapath) = &mut self.datapath else { return };
-        let told = datapath.set_host(&host).map_err(|error| crate::leases::chain(&error));
-        if let Err(error) = told.and_then(|()| self.program_endpoints()) {
+        if let Err(error) = self.program_host().and_then(|()| self.program_endpoints()) {
             self.programs_failed(&error);
         }
     }

@@ -112,12 +112,15 @@ impl Core {
         }
         tracing::info!(fast_path = fast, "the way between this host's workloads is changed");
         self.fast_path = fast;
-        let Some(host) = self.host() else { return };
-        if let Some(datapath) = &mut self.datapath
-            && let Err(error) = datapath.set_host(&host)
-        {
-            self.programs_failed(&chain(&error));
+        if let Err(error) = self.program_host() {
+            self.programs_failed(&error);
         }
+    }
+
+    /// Tells the programs of their host, where there are programs and a place for it.
+    pub(super) fn program_host(&mut self) -> Result<(), String> {
+        let (Some(host), Some(datapath)) = (self.host(), &mut self.datapath) else { return Ok(()) };
+        datapath.set_host(&host).map_err(|error| chain(&error))
     }
 
     /// Surroundings, endpoints, then programs on every committed workload's veth: programs of another version
