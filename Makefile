@@ -3,8 +3,11 @@
 
 CARGO ?= cargo
 RELEASE := target/release
-# The plugin is started for every workload: linked statically, so that no library is searched for.
+# The plugin is started for every workload: linked statically, so that no library is searched for, and without what
+# only unwinding needs, for it aborts when it panics. Functions of the same code are kept once.
 PLUGIN := target/x86_64-unknown-linux-gnu/plugin/weft-cni
+PLUGIN_FLAGS := -C target-feature=+crt-static -C relocation-model=static -C force-unwind-tables=no \
+	-C link-arg=-Wl,--icf=all,--no-eh-frame-hdr
 
 .PHONY: demo test test-kernels bench build setup fmt lint unit integration
 
@@ -25,7 +28,7 @@ setup:
 
 build: setup
 	$(CARGO) build --release -p weft-agent -p weft-policy-server -p weft-cli -p weft-lab
-	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+	RUSTFLAGS="$(PLUGIN_FLAGS)" \
 		$(CARGO) build --profile plugin -p weft-cni-plugin --target x86_64-unknown-linux-gnu
 	cp -f $(PLUGIN) $(RELEASE)/weft-cni.new && mv -f $(RELEASE)/weft-cni.new $(RELEASE)/weft-cni
 

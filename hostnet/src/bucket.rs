@@ -59,7 +59,7 @@ impl Executor {
     /// [`Error`] of the netlink socket or the kernel.
     pub fn buckets(&mut self) -> Result<Buckets, Error> {
         let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
-        Ok(self.connection.dump("queueing disciplines", &request)?.iter().filter_map(bucket).collect())
+        Ok(self.connection.dump("queueing disciplines", request)?.iter().filter_map(bucket).collect())
     }
 }
 

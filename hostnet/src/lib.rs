@@ -3,7 +3,7 @@
 //! [`Executor`] is bound to one network namespace. It applies [`weft_model::op::Op`]s, and reads what
 //! is there: [`Executor::snapshot`] for the planner, a few look-ups for the agent. Everything blocks;
 //! netlink answers within microseconds, but the kernel removes a veth in some 20 ms, so callers with an
-//! async runtime use its blocking pool. The feature `notify` adds `Notifier`, which waits
+//! async runtime use its blocking pool; [`Departures`] says earlier that a link is gone. The feature `notify` adds `Notifier`, which waits
 //! asynchronously for somebody to change something.
 //!
 //! ```no_run
@@ -20,6 +20,7 @@
 
 mod bucket;
 mod conntrack;
+mod departures;
 mod error;
 mod executor;
 mod inside;
@@ -34,6 +35,7 @@ mod request;
 mod snapshot;
 mod sysctl;
 
+pub use departures::{Departed, Departures};
 pub use error::{Error, OpError};
 pub use executor::Executor;
 pub use netns::{Netns, NetnsError};

@@ -79,7 +79,7 @@ impl Connection {
         let mut results: Vec<Option<Result<(), Refusal>>> = vec![None; requests.len()];
         let mut datagram = Vec::with_capacity(requests.len() * 128);
         for request in requests {
-            self.append(&mut datagram, request, NLM_F_ACK);
+            self.append(&mut datagram, &mut packet(request, NLM_F_ACK));
         }
         self.send(&datagram)?;
         while results.iter().any(Option::is_none) {
@@ -101,7 +101,7 @@ impl Connection {
         message: RouteNetlinkMessage,
     ) -> Result<Option<RouteNetlinkMessage>, Error> {
         let (mut found, mut end) = (None, None);
-        self.ask(Request { message, flags: 0 }, NLM_F_ACK)?;
+        self.ask(&mut packet(Request { message, flags: 0 }, NLM_F_ACK))?;
         while end.is_none() {
             let sequence = self.sequence;
             self.receive(what, |answer| {
@@ -127,10 +127,11 @@ impl Connection {
     pub(crate) fn dump(
         &mut self,
         what: &'static str,
-        message: &RouteNetlinkMessage,
+        message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let mut packet = packet(Request { message, flags: 0 }, NLM_F_DUMP);
         for _attempt in 0..DUMP_TRIES {
-            if let Some(objects) = self.dump_once(what, message.clone())? {
+            if let Some(objects) = self.dump_once(what, &mut packet)? {
                 return Ok(objects);
             }
         }
@@ -141,10 +142,10 @@ impl Connection {
     fn dump_once(
         &mut self,
         what: &'static str,
-        message: RouteNetlinkMessage,
+        packet: &mut Packet,
     ) -> Result<Option<Vec<RouteNetlinkMessage>>, Error> {
         let (mut objects, mut interrupted, mut end) = (Vec::new(), false, None);
-        self.ask(Request { message, flags: 0 }, NLM_F_DUMP)?;
+        self.ask(packet)?;
         while end.is_none() {
             let sequence = self.sequence;
             self.receive(what, |answer| {
@@ -172,22 +173,18 @@ impl Connection {
         }
     }
 
-    fn ask(&mut self, request: Request, flags: u16) -> Result<(), Error> {
+    fn ask(&mut self, packet: &mut Packet) -> Result<(), Error> {
         let mut datagram = Vec::with_capacity(128);
-        self.append(&mut datagram, request, flags);
+        self.append(&mut datagram, packet);
         self.send(&datagram)
     }
 
-    fn append(&mut self, datagram: &mut Vec<u8>, request: Request, flags: u16) {
+    fn append(&mut self, datagram: &mut Vec<u8>, packet: &mut Packet) {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | request.flags | flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request.message));
-        message.finalize();
+        packet.header.sequence_number = self.sequence;
         let begin = datagram.len();
-        datagram.resize(begin + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut datagram[begin..]);
+        datagram.resize(begin + packet.buffer_len().next_multiple_of(4), 0);
+        packet.serialize(&mut datagram[begin..]);
     }
 
     fn send(&self, datagram: &[u8]) -> Result<(), Error> {
@@ -221,6 +218,18 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// A request before it has its number. What is asked again is numbered again, not copied: the library's code that
+/// copies messages of all kinds would be a fiftieth of the plugin's size.
+type Packet = NetlinkMessage<RouteNetlinkMessage>;
+
+fn packet(request: Request, flags: u16) -> Packet {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | request.flags | flags;
+    let mut packet = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request.message));
+    packet.finalize();
+    packet
 }
 
 /// System calls that a signal interrupted are made again.

@@ -17,7 +17,7 @@ impl Executor {
     pub fn mark_rules(&mut self) -> Result<Vec<MarkRule>, Error> {
         let mut request = RuleMessage::default();
         request.header.family = AddressFamily::Inet;
-        let found = self.connection.dump("routing rules", &RouteNetlinkMessage::GetRule(request))?;
+        let found = self.connection.dump("routing rules", RouteNetlinkMessage::GetRule(request))?;
         Ok(found.iter().filter_map(mark_rule).collect())
     }
 

@@ -50,7 +50,7 @@ impl Executor {
     pub fn links(&mut self) -> Result<Vec<LinkInfo>, Error> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let found = self.connection.dump("links", &RouteNetlinkMessage::GetLink(request))?;
+        let found = self.connection.dump("links", RouteNetlinkMessage::GetLink(request))?;
         Ok(found.iter().filter_map(link_info).collect())
     }
 
@@ -73,7 +73,7 @@ impl Executor {
     pub fn addresses(&mut self) -> Result<Vec<(u32, Ipv4Network)>, Error> {
         let mut request = AddressMessage::default();
         request.header.family = AddressFamily::Inet;
-        let found = self.connection.dump("addresses", &RouteNetlinkMessage::GetAddress(request))?;
+        let found = self.connection.dump("addresses", RouteNetlinkMessage::GetAddress(request))?;
         Ok(found.iter().filter_map(address).collect())
     }
 
@@ -128,7 +128,7 @@ impl Executor {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
         request.header.table = RouteHeader::RT_TABLE_MAIN;
-        let found = self.connection.dump("routes", &RouteNetlinkMessage::GetRoute(request))?;
+        let found = self.connection.dump("routes", RouteNetlinkMessage::GetRoute(request))?;
         Ok(found
             .into_iter()
             .filter_map(|message| match message {

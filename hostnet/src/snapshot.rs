@@ -162,7 +162,7 @@ impl Executor {
         what: &'static str,
         request: NeighbourMessage,
     ) -> Result<Vec<NeighbourMessage>, Error> {
-        let found = self.connection.dump(what, &RouteNetlinkMessage::GetNeighbour(request))?;
+        let found = self.connection.dump(what, RouteNetlinkMessage::GetNeighbour(request))?;
         Ok(found
             .into_iter()
             .filter_map(|message| match message {
@@ -179,7 +179,7 @@ impl Executor {
         request.header.address_family = AddressFamily::Inet;
         request.header.table = RouteHeader::RT_TABLE_MAIN;
         request.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
-        let found = self.connection.dump("routes", &RouteNetlinkMessage::GetRoute(request))?;
+        let found = self.connection.dump("routes", RouteNetlinkMessage::GetRoute(request))?;
         let mut routes = BTreeMap::new();
         for message in &found {
             if let RouteNetlinkMessage::NewRoute(message) = message

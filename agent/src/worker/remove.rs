@@ -1,22 +1,31 @@
-//! DEL: links are removed by a thread of its own, in passes.
+//! DEL: links are removed by threads of their own, in passes.
 //!
-//! The kernel takes some 20 ms to remove a veth pair, most of it waiting for its own readers, and as
-//! long for a hundred in one go. So whatever was asked for while a pass ran goes with the next one, and
-//! the worker serves others meanwhile. A DEL is answered when its link is gone; an agent that is killed
-//! before leaves the plugin without an answer, which then removes the link itself.
+//! Whoever asks the kernel to remove links waits some 20 ms, for one as for a hundred, though they are gone after
+//! one or two (`weft_hostnet::Departures`). So there are several hands, each takes all that waits when it is
+//! free, and a watcher hears what is gone while they still wait: whoever of the two knows it first says so.
+//! A DEL is answered when its link is gone; an agent that is killed before leaves the plugin without an
+//! answer, which then removes the link itself.
+
+mod passes;
 
 use super::collect::{alias, slot_of};
 use super::limits::is_shaper;
 use super::{Command, Core, Reply, Worker, answer, internal};
 use crate::fault;
+use passes::Passes;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 use weft_api::agent::{RemoveRequest, RemoveResponse};
-use weft_hostnet::{Error, Executor, LinkInfo};
+use weft_hostnet::{Departures, Error, Executor, LinkInfo};
 use weft_model::id::{Attachment, IfName, Token};
 use weft_model::op::Op;
 use weft_model::overlay::LinkKind;
 use weft_model::workload::host_ifname;
+
+/// Passes that may wait for the kernel at a time: DELs one after another come every few milliseconds.
+const HANDS: usize = 8;
 
 type Caller = oneshot::Sender<Reply<RemoveResponse>>;
 
@@ -45,37 +54,57 @@ enum End {
     Foreign,
 }
 
-/// Starts the thread; it ends with the sender.
+/// Links of a pass, by index.
+type Doomed = BTreeMap<u32, IfName>;
+
+/// Starts the threads; they end with the sender, the watcher with the process.
 ///
 /// # Errors
-/// The thread, or its netlink socket, cannot be made.
+/// A thread, or its netlink socket, cannot be made.
 pub(super) fn spawn(worker: Worker) -> anyhow::Result<Sender<Removal>> {
     let (sender, removals) = mpsc::channel();
-    let kernel = Executor::here()?;
-    std::thread::Builder::new().name("remover".to_owned()).spawn(move || run(kernel, &removals, &worker))?;
+    let removals = Arc::new(Mutex::new(removals));
+    let passes = Arc::new(Passes::new(worker));
+    let (kernel, departures) = (Executor::here()?, Departures::here()?);
+    let watched = Arc::clone(&passes);
+    std::thread::Builder::new().name("departures".to_owned()).spawn(move || watched.watch(kernel, departures))?;
+    for number in 1..=HANDS {
+        let (removals, passes, kernel) = (Arc::clone(&removals), Arc::clone(&passes), Executor::here()?);
+        let name = format!("remover-{number}");
+        std::thread::Builder::new().name(name).spawn(move || run(kernel, &removals, &passes))?;
+    }
     Ok(sender)
 }
 
-fn run(mut kernel: Executor, removals: &Receiver<Removal>, worker: &Worker) {
-    while let Ok(first) = removals.recv() {
-        let batch: Vec<Removal> = std::iter::once(first).chain(removals.try_iter()).collect();
-        worker.send(Command::Removed(pass(&mut kernel, batch)));
+fn run(mut kernel: Executor, removals: &Mutex<Receiver<Removal>>, passes: &Passes) {
+    while let Some(batch) = next_batch(removals) {
+        pass(&mut kernel, batch, passes);
     }
 }
 
+/// All that waits, once there is something; `None` at the end.
+fn next_batch(removals: &Mutex<Receiver<Removal>>) -> Option<Vec<Removal>> {
+    let removals = removals.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = removals.recv().ok()?;
+    Some(std::iter::once(first).chain(removals.try_iter()).collect())
+}
+
 /// Removes what is ours of a batch, all together.
-fn pass(kernel: &mut Executor, batch: Vec<Removal>) -> Vec<Removed> {
-    let mut doomed = Vec::new();
+fn pass(kernel: &mut Executor, batch: Vec<Removal>, passes: &Passes) {
+    let mut doomed = Doomed::new();
     let mut look = |removal: Removal| {
         let name = host_ifname(&removal.attachment);
         // With the veth: a device of its own would be a pass of its own. One that stays is the next pass's over the
         // host's network to remove.
-        doomed.extend(
-            removal.shaper.clone().filter(|shaper| matches!(kernel.link(shaper), Ok(Some(link)) if is_shaper(&link))),
-        );
+        if let Some(shaper) = &removal.shaper
+            && let Ok(Some(link)) = kernel.link(shaper)
+            && is_shaper(&link)
+        {
+            doomed.insert(link.index, link.name);
+        }
         let link = match kernel.link(&name) {
             Ok(Some(link)) if belongs(&link, &removal.attachment) => {
-                doomed.push(name);
+                doomed.insert(link.index, link.name);
                 Ok(End::Gone)
             }
             Ok(Some(_)) => Ok(End::Foreign),
@@ -84,15 +113,21 @@ fn pass(kernel: &mut Executor, batch: Vec<Removal>) -> Vec<Removed> {
         };
         Removed { removal, link }
     };
-    let mut removed: Vec<Removed> = batch.into_iter().map(&mut look).collect();
+    let removed: Vec<Removed> = batch.into_iter().map(&mut look).collect();
     tracing::debug!(links = doomed.len(), "removing links in one pass");
-    if let Err(failure) = kernel.execute(&[Op::DeleteLinks(doomed)], None) {
+    let delete = Op::DeleteLinks(doomed.values().cloned().collect());
+    let number = passes.begin(doomed, removed);
+    let result = kernel.execute(&[delete], None);
+    let Some(mut removed) = passes.end(number) else {
+        return;
+    };
+    if let Err(failure) = result {
         tracing::error!(%failure, "cannot remove workloads' links: those left are the plugin's to remove");
         for one in removed.iter_mut().filter(|one| one.link == Ok(End::Gone)) {
             one.link = still_there(kernel, &host_ifname(&one.removal.attachment), &failure.to_string());
         }
     }
-    removed
+    passes.say(removed);
 }
 
 /// After a pass that failed: some may be gone.

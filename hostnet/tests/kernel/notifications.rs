@@ -2,7 +2,7 @@
 
 use crate::support::{Host, PATIENCE};
 use std::time::{Duration, Instant};
-use weft_hostnet::Notifier;
+use weft_hostnet::{Departed, Departures, Notifier};
 
 /// Takes what is still queued, until there is a quiet moment.
 async fn settle(notifier: &mut Notifier) {
@@ -73,4 +73,23 @@ async fn lost_notifications_are_a_change() {
     settle(&mut notifier).await;
     host.space.sh("ip link set weft0 mtu 1300");
     tokio::time::timeout(PATIENCE, notifier.changed()).await.expect("woken after the overflow too").unwrap();
+}
+
+#[test]
+fn links_that_go_are_heard_by_index_and_ports_that_only_leave_their_bridge_are_not() {
+    let mut host = Host::new();
+    let wirings: Vec<_> = (2..5).map(|slot| host.add_workload(slot)).collect();
+    host.reconcile();
+    let names: Vec<_> = wirings.iter().map(weft_model::workload::Wiring::host_ifname).collect();
+    let index = |host: &mut Host, number: usize| host.executor.link(&names[number]).unwrap().unwrap().index;
+    let mut doomed = std::collections::BTreeSet::from([index(&mut host, 1), index(&mut host, 2)]);
+    let mut departures = host.executor.namespace().run(Departures::here).unwrap().unwrap();
+    host.space.sh(&format!("ip link set {} nomaster", names[0]));
+    host.executor.execute(&[weft_model::op::Op::DeleteLinks(names[1..].to_vec())], None).unwrap();
+    while !doomed.is_empty() {
+        match departures.wait().unwrap() {
+            Departed::Links(gone) => gone.iter().for_each(|index| assert!(doomed.remove(index), "{index}")),
+            Departed::Some => panic!("a handful of notifications is not lost"),
+        }
+    }
 }
