@@ -87,6 +87,7 @@ struct Made {
 
 impl Ground {
     fn survey(call: &Call) -> Result<Self, CniError> {
+        fits_alias(call)?;
         let section = Section::of(&call.config)?;
         let ipam = ipam::delegate(&call.config)?;
         let args = args::parse(&call.environment.args)?;
@@ -299,6 +300,18 @@ fn remove(link: IfName, slot: Slot, limits: &Bandwidth) -> Op {
     match limits.egress {
         None => Op::DeleteLink(link),
         Some(_) => Op::DeleteLinks(vec![link, shaper_ifname(slot)]),
+    }
+}
+
+/// The link's alias has the container id in it, and the kernel takes 255 bytes; runtimes' ids have 64 or so.
+fn fits_alias(call: &Call) -> Result<(), CniError> {
+    const LONGEST: usize = 190;
+    match call.environment.container_id.len() {
+        ..=LONGEST => Ok(()),
+        length => {
+            let msg = format!("CNI_CONTAINERID has {length} characters: at most {LONGEST} are allowed");
+            Err(CniError::new(Code::InvalidEnvironment, msg))
+        }
     }
 }
 

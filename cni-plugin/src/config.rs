@@ -44,7 +44,10 @@ impl Config {
     /// # Errors
     /// Code 1 if we do not speak it, 6 if it is no text.
     pub fn version(&self) -> Result<Version, CniError> {
-        Version::parse(&self.text("cniVersion")?.unwrap_or_default())
+        let decoding = |error: CniError| {
+            CniError::new(Code::Decoding, format!("decoding version from network config: {}", error.msg))
+        };
+        Version::parse(&self.text("cniVersion").map_err(decoding)?.unwrap_or_default())
     }
 
     /// The network's name.

@@ -82,6 +82,10 @@ impl CniResult {
     /// # Errors
     /// Code 6 if it is none, 1 if it is of a version we do not speak.
     pub fn read(value: &Value) -> Result<Self, CniError> {
+        // A list would be read too, as the fields one after the other.
+        if !value.is_object() {
+            return Err(CniError::new(Code::Decoding, "it is no object"));
+        }
         let result: Self =
             serde_json::from_value(value.clone()).map_err(|error| CniError::new(Code::Decoding, error.to_string()))?;
         // Absent: the config's own.

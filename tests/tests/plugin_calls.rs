@@ -47,8 +47,19 @@ fn malformed_calls_get_one_error_document_and_change_nothing() {
         call.stdin["runtimeConfig"]["io.kubernetes.cri.pod-annotations"]["weft/policy-group"] = json!("../other")
     });
     assert!(escape.to_string().contains("weft/policy-group"), "{escape}");
+    // It would not fit into the link's alias.
+    let long = with(&|call| call.container_id = "a".repeat(191));
+    assert_eq!(
+        (&long["code"], &long["msg"]),
+        (&json!(4), &json!("CNI_CONTAINERID has 191 characters: at most 190 are allowed"))
+    );
     assert_eq!(host.endpoints().unwrap(), [], "something was left of a refused call");
     good.expect(host).expect("the good call still works");
+    let (_, netns) = lab.container("n1", "w").unwrap();
+    let host = lab.host("n1");
+    let mut longest = add_call(host, &WorkloadOptions::pod("w", "shop"), &"a".repeat(190), &netns);
+    longest.environment.push(("CNI_IFNAME", "fifteen-letters".to_owned()));
+    longest.expect(host).unwrap();
 }
 
 #[test]

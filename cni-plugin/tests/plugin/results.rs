@@ -96,7 +96,7 @@ fn a_previous_result_that_is_none_is_refused() {
         let config = json!({"name": "weft", "cniVersion": "1.0.0", "prevResult": previous}).to_string();
         CniResult::previous(&Config::parse(config.as_bytes()).unwrap()).unwrap_err()
     };
-    for bad in [json!("x"), json!({"ips": "x"}), json!({"interfaces": [5]})] {
+    for bad in [json!("x"), json!([]), json!(["1.0.0", []]), json!({"ips": "x"}), json!({"interfaces": [5]})] {
         let error = refused(bad);
         assert!(error.code == 6 && error.msg.starts_with("could not parse prevResult: "), "{error}");
     }

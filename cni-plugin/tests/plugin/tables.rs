@@ -93,6 +93,7 @@ fn configs_in_the_references_words_and_order() {
     starts("{} {}", "error unmarshall network config: ");
     starts("[]", "error unmarshall network config: ");
     starts(r#"{"name":1}"#, "error unmarshall network config: ");
+    starts(r#"{"name":"a","cniVersion":1}"#, "decoding version from network config: ");
     starts(&"[".repeat(1 << 20), "error unmarshall network config: ");
     for stdin in ["null", "{}", r#"{"name":""}"#, r#"{"name":null}"#] {
         assert_eq!(of(stdin), (7, "missing network name".to_owned(), String::new()), "{stdin}");
