@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Output;
 use weft_lab::workload::{CniCall, WorkloadOptions, add_call};
 use weft_lab::{Host, Lab, LabOptions};
+use weft_model::capability::Capabilities;
 use weft_model::group::HostKind;
 use weft_tests::wait_endpoints;
 
@@ -27,6 +28,8 @@ struct Dialect {
     remembers: bool,
     /// The group its workload is in.
     group: Option<&'static str>,
+    /// What the agent carries out of what it asked for.
+    granted: &'static str,
 }
 
 fn pod_args(id: &str) -> String {
@@ -40,7 +43,12 @@ fn containerds() -> Value {
     json!({
         "capabilities": {"bandwidth": true, "cgroupPath": true, "dns": true, "io.kubernetes.cri.pod-annotations": true},
         "runtimeConfig": {
+            "bandwidth": {"IngressRate": 100_000_000, "IngressBurst": 4_294_967_295_u64, "EgressRate": 50_000_000, "EgressBurst": 4_294_967_295_u64},
             "cgroupPath": "/kubepods/besteffort/pod8c5a04e3",
+            "portMappings": [
+                {"HostPort": 18080, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": ""},
+                {"HostPort": 18053, "ContainerPort": 53, "Protocol": "udp", "HostIP": "127.0.0.1"},
+            ],
             "dns": {"Servers": ["10.96.0.10"], "Searches": ["cluster.local"], "Options": ["ndots:5"]},
             "io.kubernetes.cri.pod-annotations": {"kubernetes.io/config.source": "api", "weft/policy-group": "web"},
         },
@@ -51,6 +59,7 @@ fn crios() -> Value {
     json!({
         "capabilities": {"bandwidth": true, "io.kubernetes.cri.pod-annotations": true},
         "runtimeConfig": {
+            "bandwidth": {"ingressRate": 100_000_000, "ingressBurst": 4_294_967_295_u64},
             "cgroupPath": "kubepods-besteffort.slice",
             "io.kubernetes.cri.pod-annotations": {"io.kubernetes.cri-o.Name": "w", "weft/policy-group": "web"},
         },
@@ -58,7 +67,14 @@ fn crios() -> Value {
 }
 
 fn podmans() -> Value {
-    json!({"capabilities": {"aliases": true}, "runtimeConfig": {"aliases": {"weft": ["w"]}}})
+    json!({
+        "capabilities": {"aliases": true, "mac": true, "portMappings": true},
+        "runtimeConfig": {
+            "aliases": {"weft": ["w"]},
+            "mac": "02:00:0a:00:00:07",
+            "portMappings": [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}],
+        },
+    })
 }
 
 fn gardens() -> Value {
@@ -67,7 +83,13 @@ fn gardens() -> Value {
             "app_id": "3b1c", "container_workload": "app", "org_id": "6f", "policy_group_id": "3b1c", "ports": "8080",
             "space_id": "5e", "log_config": "{\"guid\":\"3b1c\",\"index\":0}",
         },
-        "runtimeConfig": {"netOutRules": null, "portMappings": null},
+        "runtimeConfig": {
+            "netOutRules": [
+                {"log": true, "networks": [{"end": "10.0.0.255", "start": "10.0.0.0"}], "ports": [{"end": 444, "start": 443}], "protocol": 1},
+                {"icmps": {"code": 0, "type": 128}, "networks": [{"start": "2001:db8::1"}], "protocol": 4},
+            ],
+            "portMappings": [{"container_port": 8080, "host_port": 61000}, {"container_port": 2222, "host_port": 40001}],
+        },
     })
 }
 
@@ -141,6 +163,7 @@ impl Caller<'_> {
         self.result_is_of_its_version(&result);
         let endpoints = self.host.endpoints().unwrap();
         assert_eq!(endpoints[0].group.as_ref().map(ToString::to_string).as_deref(), self.dialect.group);
+        assert_eq!(granted(&endpoints[0].capabilities), self.dialect.granted, "{}", self.version);
 
         let mut check = self.call("CHECK", &(self.dialect.add)());
         check.stdin["prevResult"] = result.clone();
@@ -151,21 +174,32 @@ impl Caller<'_> {
         self.since("1.1.0", &self.about_the_host("GC", &list));
         assert_eq!(self.host.endpoints().unwrap().len(), 1, "GC took who is valid");
 
-        self.del_three_times(&result);
+        self.del_three_times(&result, &check);
         wait_endpoints(self.host, 0);
     }
 
-    /// The second and third, on sandbox removal, have neither namespace nor result.
-    fn del_three_times(&self, result: &Value) {
+    /// The second and third, on sandbox removal, have neither namespace nor result. A CHECK between them fails: it is
+    /// about a workload that is gone.
+    fn del_three_times(&self, result: &Value, check: &CniCall) {
         let mut del = self.call("DEL", &(self.dialect.del)());
         if self.dialect.remembers && self.version >= "0.4.0" {
             del.stdin["prevResult"] = result.clone();
         }
         self.silent(&del);
+        self.finds_nothing(check);
         del.netns.clear();
         del.stdin.as_object_mut().unwrap().remove("prevResult");
         self.silent(&del);
+        self.finds_nothing(check);
         self.silent(&del);
+    }
+
+    fn finds_nothing(&self, check: &CniCall) {
+        if self.version >= "0.4.0" {
+            let error: Value = serde_json::from_slice(&self.run(check).stdout).unwrap();
+            let said = format!("{}/eth0: the agent does not know it", self.id);
+            assert_eq!((&error["code"], &error["msg"]), (&json!(999), &json!(said)), "{}", self.version);
+        }
     }
 
     /// With the variables about a workload there, and empty.
@@ -193,6 +227,15 @@ impl Caller<'_> {
     }
 }
 
+/// In words, as short as they can be.
+fn granted(all: &Capabilities) -> String {
+    let limits = [("ingress", all.bandwidth.ingress), ("egress", all.bandwidth.egress)];
+    let limits =
+        limits.iter().filter_map(|(name, limit)| Some(format!("{name} {}/{}", (*limit)?.rate, (*limit)?.burst)));
+    let mac = all.mac.iter().map(ToString::to_string);
+    all.ports.iter().map(ToString::to_string).chain(limits).chain(mac).collect::<Vec<_>>().join(", ")
+}
+
 fn in_every_version(stem: &str, dialect: &Dialect) {
     let (nodes, cells) = if dialect.kind == HostKind::Cell { (0, 1) } else { (1, 0) };
     let mut lab = Lab::up(LabOptions::of(&LabOptions::unique_name(stem), nodes, cells)).unwrap();
@@ -212,7 +255,15 @@ fn containerd_in_every_version() {
     let kind = HostKind::Kubernetes;
     in_every_version(
         "dcontd",
-        &Dialect { kind, args: pod_args, add, del, remembers: true, group: Some("k8s:lab/shop/web") },
+        &Dialect {
+            kind,
+            args: pod_args,
+            add,
+            del,
+            remembers: true,
+            group: Some("k8s:lab/shop/web"),
+            granted: "tcp *:18080->8080, udp 127.0.0.1:18053->53, ingress 100000000/4294967295, egress 50000000/4294967295",
+        },
     );
 }
 
@@ -223,7 +274,15 @@ fn crio_in_every_version() {
     let kind = HostKind::Kubernetes;
     in_every_version(
         "dcrio",
-        &Dialect { kind, args: pod_args, add, del, remembers: true, group: Some("k8s:lab/shop/web") },
+        &Dialect {
+            kind,
+            args: pod_args,
+            add,
+            del,
+            remembers: true,
+            group: Some("k8s:lab/shop/web"),
+            granted: "ingress 100000000/4294967295",
+        },
     );
 }
 
@@ -232,7 +291,11 @@ fn crio_in_every_version() {
 fn podman_in_every_version() {
     let (add, del) = (podmans, podmans);
     let args = |_: &str| "IgnoreUnknown=1;K8S_POD_NAME=w".to_owned();
-    in_every_version("dpodman", &Dialect { kind: HostKind::Kubernetes, args, add, del, remembers: true, group: None });
+    let granted = "tcp *:18080->80, 02:00:0a:00:00:07";
+    in_every_version(
+        "dpodman",
+        &Dialect { kind: HostKind::Kubernetes, args, add, del, remembers: true, group: None, granted },
+    );
 }
 
 /// No CNI_ARGS; DEL is told nothing of what ADD was.
@@ -242,7 +305,15 @@ fn garden_in_every_version() {
     let kind = HostKind::Cell;
     in_every_version(
         "dgarden",
-        &Dialect { kind, args, add: gardens, del: nothing, remembers: true, group: Some("3b1c") },
+        &Dialect {
+            kind,
+            args,
+            add: gardens,
+            del: nothing,
+            remembers: true,
+            group: Some("3b1c"),
+            granted: "tcp *:40001->2222, tcp *:61000->8080",
+        },
     );
 }
 
@@ -251,5 +322,8 @@ fn garden_in_every_version() {
 fn cnitool_in_every_version() {
     let args = |_: &str| String::new();
     let kind = HostKind::Kubernetes;
-    in_every_version("dtool", &Dialect { kind, args, add: nothing, del: nothing, remembers: false, group: None });
+    in_every_version(
+        "dtool",
+        &Dialect { kind, args, add: nothing, del: nothing, remembers: false, group: None, granted: "" },
+    );
 }
