@@ -41,6 +41,7 @@ use weft_api::logging::{Logging, LoggingChange};
 use weft_datapath::{Datapath, DenialReader};
 use weft_hostnet::Executor;
 use weft_ipam::Pool;
+use weft_model::bandwidth::Means;
 use weft_model::compile::Policies;
 use weft_model::endpoints::Programmed;
 use weft_model::id::{Attachment, GroupId};
@@ -125,6 +126,8 @@ struct Core {
     /// Whether flows between workloads of this host go past its stack.
     fast_path: bool,
     kernel_features: KernelView,
+    /// What the kernel has for limits of bandwidth; `None`: not tried yet.
+    means: Option<Means>,
     programmed: Programmed,
     /// The overlay and this host's place in it; `None` until there is a lease or a kept one.
     placement: Option<Placement>,
@@ -211,6 +214,7 @@ impl Core {
             remover,
             datapath: None,
             kernel_features: KernelView::default(),
+            means: None,
             programmed: Programmed::default(),
             placement: None,
             overlay: None,
@@ -371,6 +375,7 @@ impl Core {
         if !self.place() {
             return;
         }
+        self.look_at_means();
         self.reconcile_programs();
         self.reconcile_network();
         self.attach_overlay();

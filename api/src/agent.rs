@@ -21,6 +21,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use weft_model::bandwidth::Means;
 use weft_model::capability::Capabilities;
 use weft_model::group::{HostKind, Identity};
 use weft_model::id::{Attachment, GroupId, NodeId, Tag, Token};
@@ -170,6 +171,9 @@ pub struct GcResponse {
 pub struct Ready {
     /// The host's subnet.
     pub subnet: Subnet,
+    /// What its kernel has for limits of bandwidth; an agent of an earlier version does not tell.
+    #[serde(default)]
+    pub means: Means,
 }
 
 /// Any error of the agent.

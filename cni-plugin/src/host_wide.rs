@@ -21,11 +21,14 @@ use crate::client::AgentError;
 pub fn status(environment: &Environment, config: &Config) -> Result<Answer, CniError> {
     let section = Section::of(config)?;
     let delegate = ipam::delegate(config)?;
-    if let Err(error) = section.agent().get::<Ready>("/v1/ready") {
-        let limited = matches!(&error, AgentError::Refused(api) if api.code == ErrorCode::Limited);
-        let CniError { msg, details, .. } = error.into();
-        let code = if limited { Code::LimitedConnectivity } else { Code::NotAvailable };
-        return Err(CniError::new(code, msg).details(details));
+    match section.agent().get::<Ready>("/v1/ready") {
+        Ok(ready) => cannot_limit(&section, &ready).map_or(Ok(()), Err)?,
+        Err(error) => {
+            let limited = matches!(&error, AgentError::Refused(api) if api.code == ErrorCode::Limited);
+            let CniError { msg, details, .. } = error.into();
+            let code = if limited { Code::LimitedConnectivity } else { Code::NotAvailable };
+            return Err(CniError::new(code, msg).details(details));
+        }
     }
     if let Some(delegate) = delegate {
         delegate.call(Command::Status, environment, config).map_err(|error| match error.code {
@@ -34,6 +37,12 @@ pub fn status(environment: &Environment, config: &Config) -> Result<Answer, CniE
         })?;
     }
     Ok(Answer::default())
+}
+
+/// Where every workload is to be limited and the kernel cannot, every ADD fails.
+fn cannot_limit(section: &Section, ready: &Ready) -> Option<CniError> {
+    let missing = ready.means.missing_for(&section.bandwidth)?;
+    Some(CniError::new(Code::NotAvailable, format!("weft.bandwidth: this kernel has {missing}")))
 }
 
 /// Removes what the runtime does not know. The list speaks of one network only: the agent keeps which

@@ -65,6 +65,14 @@ pub enum Error {
     /// `nft` failed.
     #[error("nftables: {0}")]
     Nft(String),
+    /// A list of sockets could not be read.
+    #[error("cannot read the list of {list} sockets: {source}")]
+    Sockets {
+        /// Of which protocol.
+        list: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A kernel setting could not be read.
     #[error("sysctl {key}: {text}")]
     Sysctl {

@@ -24,6 +24,8 @@ mod departures;
 mod error;
 mod executor;
 mod inside;
+mod listeners;
+mod means;
 mod netlink;
 mod netns;
 mod nft;
@@ -38,6 +40,7 @@ mod sysctl;
 pub use departures::{Departed, Departures};
 pub use error::{Error, OpError};
 pub use executor::Executor;
+pub use means::means_to_limit;
 pub use netns::{Netns, NetnsError};
 #[cfg(feature = "notify")]
 pub use notify::Notifier;

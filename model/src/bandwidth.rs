@@ -129,6 +129,49 @@ impl fmt::Display for TokenBucket {
     }
 }
 
+/// What a kernel must have for limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Means {
+    /// Token buckets (`tbf`).
+    pub buckets: bool,
+    /// Intermediate devices (`ifb`).
+    pub devices: bool,
+}
+
+impl Default for Means {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl Means {
+    /// A kernel that has all.
+    pub const ALL: Self = Self { buckets: true, devices: true };
+
+    /// What is missing and what follows, a line each.
+    #[must_use]
+    pub fn missing(self) -> Vec<&'static str> {
+        let any = Limit { rate: 8, burst: 8 };
+        let directions =
+            [Bandwidth { ingress: Some(any), egress: None }, Bandwidth { ingress: None, egress: Some(any) }];
+        let mut lines: Vec<&'static str> = directions.iter().filter_map(|limits| self.missing_for(limits)).collect();
+        lines.dedup();
+        lines
+    }
+
+    /// What these limits would need; `None`: they can be held to.
+    #[must_use]
+    pub const fn missing_for(self, limits: &Bandwidth) -> Option<&'static str> {
+        if !self.buckets && (limits.ingress.is_some() || limits.egress.is_some()) {
+            return Some("no token buckets (module sch_tbf): no workload with a limit of its bandwidth starts");
+        }
+        if !self.devices && limits.egress.is_some() {
+            return Some("no intermediate devices (module ifb): no workload with a limit of what it sends starts");
+        }
+        None
+    }
+}
+
 /// The name of a slot's shaper.
 #[must_use]
 pub fn shaper_ifname(slot: Slot) -> IfName {
@@ -225,6 +268,20 @@ mod tests {
             words(8, Limit::MOST_BURST + 1).unwrap_err(),
             "burst cannot be more than 4GB, which is 34359738360 bits"
         );
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_named_once_and_for_whom_it_matters() {
+        let limit = Some(Limit { rate: 8, burst: 8 });
+        let (receives, sends) =
+            (Bandwidth { ingress: limit, egress: None }, Bandwidth { ingress: None, egress: limit });
+        let (no_devices, nothing) = (Means { devices: false, ..Means::ALL }, Means { buckets: false, devices: false });
+        assert_eq!(Means::ALL.missing(), Vec::<&str>::new());
+        assert!(no_devices.missing_for(&sends).unwrap().contains("module ifb"));
+        assert_eq!(no_devices.missing(), vec![no_devices.missing_for(&sends).unwrap()]);
+        assert_eq!((no_devices.missing_for(&receives), nothing.missing_for(&Bandwidth::default())), (None, None));
+        assert!(nothing.missing_for(&receives).unwrap().contains("module sch_tbf"));
+        assert_eq!(nothing.missing().len(), 1);
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! What other software on the host does with packets of ours: rules that choose routes by marks, and chains that
 //! drop what they do not know.
 
-use crate::id::IfName;
+use crate::id::{Attachment, IfName};
 use crate::op::Op;
+use crate::policy::Protocol;
+use crate::ports::PortMapping;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 /// A rule of `ip rule` that looks at the mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,37 @@ pub fn mark_collisions(rules: &[MarkRule], shift: u8) -> Vec<String> {
         )
     })
     .collect()
+}
+
+/// Where a process of the host waits for what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// Of which protocol.
+    pub protocol: Protocol,
+    /// At which address; `None`: at all of them.
+    pub address: Option<Ipv4Addr>,
+    /// At which port.
+    pub port: u16,
+}
+
+/// Mappings that go before a process of the host which listens at the same port. A line each.
+#[must_use]
+pub fn shadowed<'a>(
+    listeners: &BTreeSet<Listener>,
+    mapped: impl Iterator<Item = (&'a Attachment, &'a PortMapping)>,
+) -> Vec<String> {
+    let meets = |listener: &Listener, mapping: &PortMapping| {
+        (listener.protocol, listener.port) == (mapping.protocol, mapping.host_port.get())
+            && listener.address.is_none_or(|at| mapping.host_ip.is_none_or(|ip| ip == at))
+    };
+    mapped
+        .filter(|(_, mapping)| listeners.iter().any(|listener| meets(listener, mapping)))
+        .map(|(owner, mapping)| {
+            format!(
+                "{mapping} leads to {owner}; a process of this host listens there too and is not reached by that port"
+            )
+        })
+        .collect()
 }
 
 /// A chain of somebody else's through which forwarded packets go, and that drops what it does not accept.
@@ -85,6 +120,33 @@ mod tests {
 
     fn rule(mark: u32, mask: u32) -> MarkRule {
         MarkRule { priority: 100, mark, mask }
+    }
+
+    #[test]
+    fn a_process_is_shadowed_where_a_mapping_takes_its_packets() {
+        let owner = Attachment { container_id: "web-0".parse().unwrap(), ifname: IfName::new("eth0").unwrap() };
+        let here: Ipv4Addr = "192.0.2.1".parse().unwrap();
+        let mapping = |host_ip| PortMapping {
+            protocol: Protocol::Tcp,
+            host_ip,
+            host_port: 8080.try_into().unwrap(),
+            container_port: 80.try_into().unwrap(),
+        };
+        let listener = |protocol, address, port| Listener { protocol, address, port };
+        let other: Ipv4Addr = "192.0.2.2".parse().unwrap();
+        for (listener, host_ip, hit) in [
+            (listener(Protocol::Tcp, None, 8080), None, true),
+            (listener(Protocol::Tcp, None, 8080), Some(here), true),
+            (listener(Protocol::Tcp, Some(here), 8080), None, true),
+            (listener(Protocol::Tcp, Some(other), 8080), Some(here), false),
+            (listener(Protocol::Udp, None, 8080), None, false),
+            (listener(Protocol::Tcp, None, 80), None, false),
+        ] {
+            let mapping = mapping(host_ip);
+            let found = shadowed(&BTreeSet::from([listener]), [(&owner, &mapping)].into_iter());
+            assert_eq!(found.len(), usize::from(hit), "{listener:?} {host_ip:?}");
+            assert!(found.iter().all(|text| text.contains("->80 leads to web-0/eth0;")), "{found:?}");
+        }
     }
 
     #[test]

@@ -131,7 +131,8 @@ pub fn host_differences(wiring: &Wiring, bridge_name: &IfName, side: &HostSide) 
         ),
         (port.up, format!("its host end {name} is down")),
         (port.mac == wiring.host_mac(), format!("its host end {name} has hardware address {}", port.mac)),
-        (port.mtu == wiring.mtu, format!("its host end {name} has MTU {} instead of {}", port.mtu, wiring.mtu)),
+        // A larger one loses nothing: what is sent to it has come over the bridge.
+        (port.mtu >= wiring.mtu, format!("its host end {name} has MTU {} instead of {}", port.mtu, wiring.mtu)),
         (port.master == Some(bridge.index), format!("its host end {name} is no port of bridge {bridge_name}")),
         (port.guarded_port, format!("its port {name} does not hairpin, or learns or floods")),
         (side.port_entry, format!("the bridge has no static entry for {} at {name}", wiring.workload_mac())),
@@ -228,7 +229,7 @@ mod tests {
             (|_, port| port.alias = Some("weft:1:fedcba98:c1:eth0".to_owned()), "another incarnation's"),
             (|_, port| port.up = false, "is down"),
             (|_, port| port.mac = Mac([2; 6]), "hardware address 02:02:02:02:02:02"),
-            (|_, port| port.mtu = 1500, "MTU 1500 instead of 1450"),
+            (|_, port| port.mtu = 1400, "MTU 1400 instead of 1450"),
             (|_, port| port.master = None, "is no port of bridge weft0"),
             (|_, port| port.master = Some(6), "is no port of bridge weft0"),
             (|_, port| port.guarded_port = false, "does not hairpin"),

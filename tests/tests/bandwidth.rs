@@ -183,6 +183,16 @@ fn no_device_stays_whoever_removes_the_workload() {
     weft_lab::lab::remove_netns(&slow).unwrap();
     no_shaper_stays(lab.host("n1"), "the death of a namespace");
 
+    // Its runtime does not know it: gone when GC is answered.
+    lab.add("n1", &limited("slow")).unwrap();
+    let host = lab.host("n1");
+    let mut gc = add_call(host, &limited("slow"), "", Path::new(""));
+    gc.command = "GC".to_owned();
+    gc.stdin["cni.dev/valid-attachments"] = Value::Null;
+    gc.environment.push(("CNI_IFNAME", String::new()));
+    gc.expect(host).unwrap();
+    assert_eq!(shapers(host), "");
+
     // An ADD whose plugin is stopped after each step, then DEL.
     for step in 1.. {
         let (id, netns) = lab.container("n1", "limited").unwrap();
@@ -230,6 +240,84 @@ fn no_device_stays_whoever_removes_the_workload() {
     assert_eq!(shapers(host), "");
     host.start_agent().unwrap();
     host.wait_ready(PATIENCE).unwrap();
+}
+
+/// The agent died before it had written down that the workload is committed, and nobody asks again: what it made goes
+/// with the link, in the same moment.
+#[test]
+fn a_lapsed_reservation_takes_its_device_with_it() {
+    let mut lab = lab("bwlapse", 1);
+    let (id, netns) = lab.container("n1", "limited").unwrap();
+    let host = lab.host_mut("n1");
+    host.stop_agent().unwrap();
+    host.start_agent_with(&[("WEFTD_STOP_AT", format!("commit-mapped:{id}"))]).unwrap();
+    host.wait_ready(PATIENCE).unwrap();
+    // Nobody undoes.
+    let mut plugin = add_call(host, &limited("slow"), &id, &netns).start(host).unwrap();
+    wait::until_true("the agent to die", PATIENCE, || Ok(host.agent_ended())).unwrap();
+    plugin.kill().unwrap();
+    plugin.wait().unwrap();
+    assert!(!shapers(host).is_empty());
+    host.start_agent_with(&[("WEFTD_RESERVATION_SECONDS", "1".to_owned())]).unwrap();
+    no_shaper_stays(host, "a reservation's end");
+    // A pass of its own would have said so.
+    assert!(!host.agent_log().contains("link del weft-ifb"), "{}", host.agent_log());
+}
+
+/// No kernel of the tests' lacks them; the agent is told that this one does.
+#[test]
+fn a_kernel_that_cannot_limit_is_named_and_starts_whom_it_can() {
+    let mut lab = lab("bwlacks", 1);
+    let lacks = lab.host("n1").run_file("lacks");
+    std::fs::write(&lacks, "ifb").unwrap();
+    let host = lab.host_mut("n1");
+    host.stop_agent().unwrap();
+    host.start_agent_with(&[("WEFTD_LACKS", lacks.display().to_string())]).unwrap();
+    host.wait_ready(PATIENCE).unwrap();
+    let missing = |host: &Host| host.status().unwrap().kernel.missing.join("\n");
+    let named = "no intermediate devices (module ifb): no workload with a limit of what it sends starts";
+    wait::until_true("the status to name it", PATIENCE, || Ok(missing(host).contains(named))).unwrap();
+    assert!(host.agent_log().contains(named), "{}", host.agent_log());
+
+    let limit = json!({"ingressRate": 8_000_000, "ingressBurst": 800_000});
+    let both =
+        json!({"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000, "egressBurst": 800_000});
+    let status = |host: &Host, section: &Value| {
+        let mut call = add_call(host, &WorkloadOptions::pod("w", "open"), "", Path::new(""));
+        call.command = "STATUS".to_owned();
+        call.environment.push(("CNI_IFNAME", String::new()));
+        call.stdin["weft"]["bandwidth"] = section.clone();
+        call.run(host).unwrap()
+    };
+    let error = |output: std::process::Output| serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    // It fails only where every ADD would.
+    for section in [json!({}), limit.clone()] {
+        assert!(status(host, &section).status.success(), "{section}");
+    }
+    let said = error(status(host, &both));
+    assert!(said["code"] == 50 && said["msg"].as_str().unwrap().ends_with(named), "{said}");
+
+    let mut add = |asked: &Value| {
+        let (id, netns) = lab.container("n1", "w").unwrap();
+        let options = WorkloadOptions::pod("w", "open").with("bandwidth", asked.clone());
+        (add_call(lab.host("n1"), &options, &id, &netns).run(lab.host("n1")).unwrap(), netns)
+    };
+    for asked in [Value::Null, limit] {
+        assert!(add(&asked).0.status.success(), "{asked}");
+    }
+    let (output, netns) = add(&both);
+    let said = error(output);
+    assert!(said["code"] == 999 && said["msg"].as_str().unwrap().contains(named), "{said}");
+    assert!(!weft_lab::shell::sh_in(&netns, "ip -o link").unwrap().contains("eth0"));
+    assert_eq!(lab.host("n1").endpoints().unwrap().len(), 2);
+
+    // Somebody loads the module: the next ADD works, and the status says so.
+    std::fs::write(&lacks, "").unwrap();
+    let (id, netns) = lab.container("n1", "w").unwrap();
+    let host = lab.host("n1");
+    let options = WorkloadOptions::pod("w", "open").with("bandwidth", both);
+    add_call(host, &options, &id, &netns).expect(host).unwrap();
+    assert_eq!(missing(host), "");
 }
 
 #[test]

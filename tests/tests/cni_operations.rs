@@ -62,6 +62,7 @@ fn check_finds_what_is_taken_from_a_workload_and_succeeds_again_once_it_is_heale
         (format!("tc qdisc del dev {link} clsact"), "lacks its programs"),
         (format!("ip link set {link} nomaster"), "is no port of bridge weft0"),
         (format!("ip link set {link} down"), "is down"),
+        (format!("ip link set {link} mtu 1000"), "has MTU 1000 instead of 1450"),
         (format!("bridge link set dev {link} hairpin off"), "does not hairpin"),
         (format!("bridge fdb del {mac} dev {link} master"), "no static entry"),
         (format!("ip neigh del {ip} dev weft0"), "no permanent neighbour"),
@@ -135,6 +136,8 @@ fn gc_removes_what_its_runtime_does_not_know_and_nothing_of_another_network() {
         all
     };
     assert_eq!(addresses(host).len(), 5);
+    // Somebody wrote another alias on it: still its link.
+    host.sh(&format!("ip link set {} alias mine", link_of(host, &lost))).unwrap();
     let list = json!([
         {"containerID": kept.container_id, "ifname": "eth0"},
         {"containerID": "never-heard-of", "ifname": "eth0"},

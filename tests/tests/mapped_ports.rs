@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 use weft_lab::host::Host;
@@ -294,6 +294,29 @@ fn ports_outlive_the_agent_its_journal_and_what_is_done_by_hand() {
     let cell = lab.host("c1");
     let map = || cell.sh("nft list map ip weft ports").map(|text| !text.contains("61000"));
     wait::until_true("the port to be free", PATIENCE, map).unwrap();
+}
+
+/// The mapping goes before it, whoever was there first: somebody should know.
+#[test]
+fn a_process_of_the_host_at_a_mapped_port_is_an_alarm_until_it_ends() {
+    let mut lab = lab("listens");
+    let web = lab.add("c1", &app("web", "web-guid", 61000)).unwrap();
+    let cell = lab.host("c1");
+    let alarms = |about: &str| cell.status().unwrap().alarms.iter().filter(|alarm| alarm.contains(about)).count();
+    let said = format!("leads to {}/eth0; a process of this host listens there too", web.container_id);
+    let listeners = inside(&cell.netns, || {
+        // Beside it: another protocol.
+        let beside = TcpListener::bind((cell.address, 61001)).unwrap();
+        (TcpListener::bind("[::]:61000").unwrap(), UdpSocket::bind((cell.address, 61001)).unwrap(), beside)
+    })
+    .unwrap();
+    wait::until_true("an alarm", PATIENCE, || Ok(alarms(&said) == 1)).unwrap();
+    for mapping in ["tcp *:61000->8080 leads", "udp *:61001->8053 leads"] {
+        assert_eq!(alarms(mapping), 1, "{:?}", cell.status().unwrap().alarms);
+    }
+    assert_eq!(alarms("tcp *:61001"), 0);
+    drop(listeners);
+    wait::until_true("the alarm to end", PATIENCE, || Ok(alarms(&said) == 0)).unwrap();
 }
 
 /// What leads to workloads from outside, element by element: the kernel keeps no order.

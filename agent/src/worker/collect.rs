@@ -26,12 +26,16 @@ impl Core {
                 return;
             }
         };
-        let mut alive: BTreeSet<Token> = links.iter().filter_map(alias).map(|alias| alias.token).collect();
-        alive.extend(links.iter().filter_map(|link| self.nameless(link)));
+        let alive: BTreeSet<Token> = links.iter().filter_map(|link| self.token_of(link)).collect();
         self.collect_gone(&alive);
         self.collect_lapsed(&alive);
         self.collect_strays(&links);
         self.block_used(&links);
+    }
+
+    /// Which incarnation's link it is.
+    pub(super) fn token_of(&self, link: &LinkInfo) -> Option<Token> {
+        alias(link).map(|alias| alias.token).or_else(|| self.nameless(link))
     }
 
     /// The token of a workload whose link lost its alias: still its link, by name and index.
@@ -104,7 +108,11 @@ impl Core {
             };
             if stray {
                 tracing::warn!(link = %link.name, attachment = %alias.attachment, "a link nobody stands for: removing it");
-                if let Err(error) = self.kernel.execute(&[Op::DeleteLink(link.name.clone())], None) {
+                let devices = match slot_of(link) {
+                    Some(slot) => self.devices(slot, Some(link.name.clone())),
+                    None => vec![link.name.clone()],
+                };
+                if let Err(error) = self.kernel.execute(&[Op::DeleteLinks(devices)], None) {
                     tracing::error!(%error, "cannot remove it: trying again with the next pass");
                     continue;
                 }

@@ -1,11 +1,17 @@
 //! GC as a runtime asks for it: it names the workloads it knows, of one network.
 
-use super::collect::alias;
 use super::{Core, Reply, internal, try_again};
 use weft_api::agent::{GcRequest, GcResponse};
-use weft_model::id::{Attachment, IfName, Token};
+use weft_model::id::{Attachment, IfName, Slot, Token};
 use weft_model::op::Op;
 use weft_model::workload::host_ifname;
+
+/// A workload the runtime does not know.
+struct Unknown {
+    attachment: Attachment,
+    token: Token,
+    slot: Slot,
+}
 
 impl Core {
     /// Removes the workloads of that network that are not in the list, link and address, and whatever
@@ -14,20 +20,24 @@ impl Core {
         let Some(pool) = &self.pool else {
             return Err(try_again("agent not ready: nothing can be collected without a subnet"));
         };
-        let unknown: Vec<(Attachment, Token)> = pool
+        let unknown: Vec<Unknown> = pool
             .entries()
             .iter()
             .filter(|(attachment, entry)| entry.network == request.network && !request.valid.contains(attachment))
-            .map(|(attachment, entry)| (attachment.clone(), entry.token.clone()))
+            .map(|(attachment, entry)| Unknown {
+                attachment: attachment.clone(),
+                token: entry.token.clone(),
+                slot: entry.slot,
+            })
             .collect();
-        for (attachment, _) in &unknown {
+        for Unknown { attachment, .. } in &unknown {
             tracing::info!(%attachment, network = request.network, "its runtime does not know it: removing it");
         }
         let failed = self.remove_links(&unknown);
         let stays = |attachment: &Attachment| failed.iter().any(|(other, _)| other == attachment);
-        let gone: Vec<_> = unknown.iter().filter(|(attachment, _)| !stays(attachment)).collect();
-        self.forget_all(gone.iter().map(|(attachment, token)| (attachment, Some(token))));
-        let removed: Vec<Attachment> = gone.into_iter().map(|(attachment, _)| attachment.clone()).collect();
+        let gone: Vec<_> = unknown.iter().filter(|one| !stays(&one.attachment)).collect();
+        self.forget_all(gone.iter().map(|one| (&one.attachment, Some(&one.token))));
+        let removed: Vec<Attachment> = gone.into_iter().map(|one| one.attachment.clone()).collect();
         self.collect();
         if failed.is_empty() {
             return Ok(GcResponse { removed });
@@ -41,21 +51,23 @@ impl Core {
         )))
     }
 
-    /// Removes the links of these incarnations, all in one pass of the kernel; who is left, and why.
-    fn remove_links(&mut self, workloads: &[(Attachment, Token)]) -> Vec<(Attachment, String)> {
-        let (mut doomed, mut failed) = (Vec::new(), Vec::new());
-        for (attachment, token) in workloads {
-            match self.link_of(attachment, token) {
-                Ok(name) => doomed.extend(name.map(|name| (attachment, token, name))),
-                Err(error) => failed.push((attachment.clone(), error)),
+    /// Removes links and shapers of these incarnations, all in one pass of the kernel; who is left, and why.
+    fn remove_links(&mut self, workloads: &[Unknown]) -> Vec<(Attachment, String)> {
+        let (mut doomed, mut devices, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for one in workloads {
+            match self.link_of(one) {
+                Ok(link) => {
+                    devices.extend(self.devices(one.slot, link));
+                    doomed.push(one);
+                }
+                Err(error) => failed.push((one.attachment.clone(), error)),
             }
         }
-        let names: Vec<IfName> = doomed.iter().map(|(_, _, name)| name.clone()).collect();
-        if let Err(failure) = self.kernel.execute(&[Op::DeleteLinks(names)], None) {
+        if let Err(failure) = self.kernel.execute(&[Op::DeleteLinks(devices)], None) {
             tracing::error!(%failure, "cannot remove links of workloads that no runtime knows: the next GC tries again");
-            for (attachment, token, _) in doomed {
-                if !self.link_of(attachment, token).is_ok_and(|left| left.is_none()) {
-                    failed.push((attachment.clone(), failure.to_string()));
+            for one in doomed {
+                if !self.link_of(one).is_ok_and(|left| left.is_none()) {
+                    failed.push((one.attachment.clone(), failure.to_string()));
                 }
             }
         }
@@ -63,9 +75,8 @@ impl Core {
     }
 
     /// The host's end of this incarnation, if it is there.
-    fn link_of(&mut self, attachment: &Attachment, token: &Token) -> Result<Option<IfName>, String> {
-        let link = self.kernel.link(&host_ifname(attachment)).map_err(|error| error.to_string())?;
-        let its = |link: &weft_hostnet::LinkInfo| alias(link).is_some_and(|alias| alias.token == *token);
-        Ok(link.filter(its).map(|link| link.name))
+    fn link_of(&mut self, one: &Unknown) -> Result<Option<IfName>, String> {
+        let link = self.kernel.link(&host_ifname(&one.attachment)).map_err(|error| error.to_string())?;
+        Ok(link.filter(|link| self.token_of(link).as_ref() == Some(&one.token)).map(|link| link.name))
     }
 }

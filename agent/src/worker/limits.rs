@@ -3,14 +3,36 @@
 
 use super::Core;
 use std::collections::BTreeMap;
-use weft_hostnet::{Error, LinkInfo};
-use weft_model::bandwidth::{Bandwidth, Buckets, Seen, plan_limits, shaper_ifname, shapers_slot, veths_slot};
+use weft_hostnet::{Error, LinkInfo, means_to_limit};
+use weft_model::bandwidth::{Bandwidth, Buckets, Means, Seen, plan_limits, shaper_ifname, shapers_slot, veths_slot};
 use weft_model::id::{IfName, Slot};
 use weft_model::op::Op;
 use weft_model::overlay::LinkKind;
 use weft_model::workload::Wiring;
 
 impl Core {
+    /// Tries what the kernel can do; again while something is missing, since a module may be loaded later.
+    pub(super) fn look_at_means(&mut self) {
+        if self.means == Some(Means::ALL) {
+            return;
+        }
+        let means = crate::fault::means().unwrap_or_else(means_to_limit);
+        if self.means != Some(means) {
+            means.missing().iter().for_each(|text| tracing::warn!("this kernel has {text}"));
+            self.means = Some(means);
+        }
+    }
+
+    /// Why nobody can be held to these limits, if nobody can.
+    pub(super) fn cannot_limit(&mut self, limits: &Bandwidth) -> Option<String> {
+        if limits.is_unlimited() {
+            return None;
+        }
+        self.look_at_means();
+        let missing = self.means?.missing_for(limits)?;
+        Some(format!("bandwidth: this kernel has {missing}"))
+    }
+
     /// Before the link comes up, as everything that holds a workload back.
     pub(super) fn limit(&mut self, wiring: &Wiring, limits: &Bandwidth) -> Result<(), String> {
         // Whoever had the slot before may have left his shaper.
@@ -58,6 +80,13 @@ impl Core {
             }
         }
         seen.into_iter().map(|(slot, seen)| (slot, seen.limits())).collect()
+    }
+
+    /// A workload's link and the shaper of its slot, as far as they are there: they go in the same pass of the kernel.
+    pub(super) fn devices(&mut self, slot: Slot, link: Option<IfName>) -> Vec<IfName> {
+        let shaper = shaper_ifname(slot);
+        let there = matches!(self.kernel.link(&shaper), Ok(Some(found)) if is_shaper(&found));
+        link.into_iter().chain(there.then_some(shaper)).collect()
     }
 
     /// The shaper of a workload that is about to be removed: it goes in the same pass of the kernel.

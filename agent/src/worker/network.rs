@@ -50,7 +50,13 @@ impl Core {
     /// Whether an op failed because its workload went between look and deed: no obstacle.
     fn vanished(&mut self, error: &OpError, ops: &[Op]) -> bool {
         let (
-            Some(Op::JoinBridge { link, .. } | Op::ReplacePortEntry(link, _) | Op::SetUp(link) | Op::Shape(link, _)),
+            Some(
+                Op::JoinBridge { link, .. }
+                | Op::ReplacePortEntry(link, _)
+                | Op::SetMtu(link, _)
+                | Op::SetUp(link)
+                | Op::Shape(link, _),
+            ),
             Some(placement),
         ) = (ops.get(error.index), &self.placement)
         else {

@@ -2,7 +2,7 @@
 
 use super::Core;
 use std::time::{Duration, Instant};
-use weft_model::others::{mark_collisions, plan_forward};
+use weft_model::others::{mark_collisions, plan_forward, shadowed};
 use weft_model::workload::host_ifname;
 
 /// Nobody tells of such changes, and a look costs some milliseconds.
@@ -20,6 +20,7 @@ impl Core {
             ("forward", self.make_way()),
             ("marks", self.colliding_rules()),
             ("foreign programs", self.foreign_programs()),
+            ("listeners", self.shadowed_processes()),
         ] {
             if let Some(text) = &text
                 && self.complaints.raise(about, text)
@@ -50,6 +51,18 @@ impl Core {
             complaints.extend(failed.iter().map(ToString::to_string));
         }
         joined(complaints)
+    }
+
+    /// A mapped port goes before a process of the host that listens there, also one that was there first.
+    fn shadowed_processes(&self) -> Option<String> {
+        let entries = self.pool.as_ref()?.entries();
+        let mapped =
+            || entries.iter().flat_map(|(owner, entry)| entry.capabilities.ports.iter().map(move |port| (owner, port)));
+        mapped().next()?;
+        match self.kernel.listeners() {
+            Ok(listeners) => joined(shadowed(&listeners, mapped())),
+            Err(error) => Some(format!("cannot see whether processes listen at mapped ports: {error}")),
+        }
     }
 
     fn colliding_rules(&mut self) -> Option<String> {

@@ -5,8 +5,9 @@ use super::journal::boot_seconds;
 use crate::directory::{Directory, Resident};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use weft_api::agent::{EndpointView, PeerView, Status};
+use weft_api::agent::{EndpointView, KernelView, PeerView, Status};
 use weft_ipam::State;
+use weft_model::bandwidth::Means;
 use weft_model::id::{GroupId, Tag};
 use weft_model::workload::{SLOT_IFINDEX_BASE, host_ifname};
 
@@ -64,12 +65,18 @@ impl Core {
             enforced_revision: self.enforced,
             network: self.network.clone(),
             datapath: self.programs.clone(),
-            kernel: self.kernel_features.clone(),
+            kernel: self.kernel_view(),
             counters: self.counters(),
             maps: self.maps(),
             logged: self.outlets.counts.now(),
             alarms,
         }
+    }
+
+    fn kernel_view(&self) -> KernelView {
+        let mut kernel = self.kernel_features.clone();
+        kernel.missing.extend(self.means.into_iter().flat_map(Means::missing).map(str::to_owned));
+        kernel
     }
 
     fn peer_views(&self) -> Vec<PeerView> {

@@ -60,7 +60,8 @@ impl Core {
     }
 
     pub(super) fn ready(&mut self) -> Reply<Ready> {
-        self.serving().map(|(pool, _)| Ready { subnet: pool.subnet() })
+        let means = self.means.unwrap_or_default();
+        self.serving().map(|(pool, _)| Ready { subnet: pool.subnet(), means })
     }
 
     pub(super) fn reserve(&mut self, request: ReserveRequest) -> Reply<ReserveResponse> {
@@ -71,6 +72,9 @@ impl Core {
         })?;
         let token = Token::new(uuid::Uuid::new_v4().to_string()).map_err(|error| internal(error.to_string()))?;
         let ReserveRequest { attachment, netns, network, address, identity, capabilities } = request;
+        if let Some(why) = self.cannot_limit(&capabilities.bandwidth) {
+            return Err(internal(why));
+        }
         let (pool, placement) = self.serving()?;
         let capabilities = capabilities::grant(pool, &attachment, capabilities, placement.port)?;
         let attachment_of = attachment.clone();
@@ -179,17 +183,13 @@ impl Core {
         };
         let name = host_ifname(attachment);
         let link = self.kernel.link(&name).map_err(|error| internal(error.to_string()))?;
-        let alive = link
-            .and_then(|link| link.alias)
-            .as_deref()
-            .and_then(Alias::parse)
-            .is_some_and(|alias| alias.token == entry.token);
-        if alive {
+        if link.is_some_and(|link| self.token_of(&link).as_ref() == Some(&entry.token)) {
             if token.as_ref() != Some(&entry.token) {
                 tracing::info!(%attachment, "a release that does not name the living link's token is late: ignored");
                 return Ok(ReleaseResponse { released: false });
             }
-            self.kernel.execute(&[Op::DeleteLink(name)], None).map_err(|error| internal(error.to_string()))?;
+            let devices = self.devices(entry.slot, Some(name));
+            self.kernel.execute(&[Op::DeleteLinks(devices)], None).map_err(|error| internal(error.to_string()))?;
         }
         let released = self.forget(attachment, token.as_ref());
         Ok(ReleaseResponse { released })

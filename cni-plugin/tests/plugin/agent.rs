@@ -216,6 +216,14 @@ fn status_follows_the_agent_and_waits_for_a_restart() {
     let ready = TestAgent::new(|_| ok(json!({"subnet": "10.255.30.0/24"})));
     status(&ready.config(), &host).silent_success();
     assert_eq!(ready.calls(), ["GET /v1/ready"]);
+    // Where every workload is to be limited and cannot be, every ADD would fail; otherwise some.
+    let means = json!({"buckets": true, "devices": false});
+    let poor = TestAgent::new(move |_| ok(json!({"subnet": "10.255.30.0/24", "means": means})));
+    status(&poor.config(), &host).silent_success();
+    let mut every = poor.config();
+    every["weft"]["bandwidth"] = json!({"egressRate": 8000, "egressBurst": 8000});
+    let (code, said) = status(&every, &host).message();
+    assert!(code == 50 && said.starts_with("weft.bandwidth: this kernel has no intermediate devices"), "{said}");
     let limited =
         TestAgent::new(|_| Reply::Json(503, json!({"code": "limited", "message": "programs are not loaded"})));
     assert_eq!(status(&limited.config(), &host).message(), (51, "programs are not loaded".to_owned()));

@@ -219,6 +219,10 @@ fn plan_ports(kept: &Kept<'_>, ops: &mut Vec<Op>) {
         if !(joined && actual.port_entries.contains(&(name.clone(), port.mac))) {
             ops.push(Op::ReplacePortEntry(name.clone(), port.mac));
         }
+        // Never lowered: the workload's own end may be larger, and what is larger than the host's end is lost there.
+        if link.mtu < desired.bridge.mtu {
+            ops.push(Op::SetMtu(name.clone(), desired.bridge.mtu));
+        }
         if !link.up {
             ops.push(Op::SetUp(name.clone()));
         }

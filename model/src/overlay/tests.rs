@@ -44,6 +44,7 @@ proptest! {
             if let Some(link) = seen.links.get(port) {
                 prop_assert!(link.up && link.guarded_port && link.master == Some(seen.links[&desired.bridge_name].index));
                 prop_assert!(seen.port_entries.contains(&(port.clone(), want.mac)));
+                prop_assert!(link.mtu >= desired.bridge.mtu);
             }
         }
         // Ours only.

@@ -23,6 +23,7 @@ pub(super) enum Drift {
     PortOut(u16),
     PortUnguarded(u16),
     PortDown(u16),
+    PortMtu(u16, u32),
     PortEntries,
     Sysctl(usize),
     Nft(Option<bool>),
@@ -56,6 +57,7 @@ pub(super) fn drift() -> impl Strategy<Value = Drift> {
         (2..5_u16).prop_map(Drift::PortOut),
         (2..5_u16).prop_map(Drift::PortUnguarded),
         (2..5_u16).prop_map(Drift::PortDown),
+        (2..5_u16, 1000..2000_u32).prop_map(|(slot, mtu)| Drift::PortMtu(slot, mtu)),
         Just(Drift::PortEntries),
         any::<usize>().prop_map(Drift::Sysctl),
         any::<Option<bool>>().prop_map(Drift::Nft),
@@ -141,7 +143,9 @@ impl Kernel {
                 let entry = self.device(false).map(|_| (Mac([6; 6]), Ipv4Addr::new(192, 0, 2, 99)));
                 self.state.tunnels.extend(entry);
             }
-            Drift::PortOut(_) | Drift::PortUnguarded(_) | Drift::PortDown(_) => self.port_drift(drift),
+            Drift::PortOut(_) | Drift::PortUnguarded(_) | Drift::PortDown(_) | Drift::PortMtu(..) => {
+                self.port_drift(drift)
+            }
             Drift::PortEntries => self.state.port_entries.clear(),
             Drift::Sysctl(number) => {
                 let count = self.state.sysctls.len();
@@ -166,7 +170,9 @@ impl Kernel {
     }
 
     pub(super) fn port_drift(&mut self, drift: &Drift) {
-        let (Drift::PortOut(slot) | Drift::PortUnguarded(slot) | Drift::PortDown(slot)) = drift else {
+        let (Drift::PortOut(slot) | Drift::PortUnguarded(slot) | Drift::PortDown(slot) | Drift::PortMtu(slot, _)) =
+            drift
+        else {
             return;
         };
         let port = crate::workload::host_ifname(&attachment(*slot));
@@ -176,6 +182,7 @@ impl Kernel {
                 self.state.port_entries.retain(|(on, _)| on != &port);
             }
             Drift::PortUnguarded(_) => self.link(&port).guarded_port = false,
+            Drift::PortMtu(_, mtu) => self.link(&port).mtu = *mtu,
             _ => self.link(&port).up = false,
         }
     }
