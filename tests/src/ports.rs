@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use weft_lab::Host;
 use weft_lab::probe::inside;
+use weft_model::bandwidth::SHAPER_IFINDEX_BASE;
 use weft_model::workload::SLOT_IFINDEX_BASE;
 
 // linux/rtnetlink.h, linux/if.h, linux/pkt_sched.h
@@ -104,7 +105,8 @@ impl Seen {
     /// parent at 12.
     fn message(&mut self, kind: u16, body: &[u8]) {
         let (Some(index), Some(family)) = (number(body, 4), body.first()) else { return };
-        if index < SLOT_IFINDEX_BASE {
+        // Those of workloads, and of nobody else: their shapers come after them.
+        if !(SLOT_IFINDEX_BASE..SHAPER_IFINDEX_BASE).contains(&index) {
             return;
         }
         let guards = self.guards.entry(index).or_default();

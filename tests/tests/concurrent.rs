@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
 
+use serde_json::json;
 use std::net::SocketAddr;
 use std::path::Path;
 use weft_lab::probe::{self, HttpServer};
@@ -21,6 +22,20 @@ fn del(host: &Host, add: &CniCall) -> Result<(), String> {
     let mut del = add.clone();
     del.command = "DEL".to_owned();
     del.expect(host).map(drop).map_err(|error| format!("DEL: {error:#}"))
+}
+
+/// A third has limits, a third a mapped port: of each fate some.
+fn pod(number: usize) -> WorkloadOptions {
+    let pod = WorkloadOptions::pod("w", "open");
+    let (rate, burst) = (80_000_000, 8_000_000);
+    match number % 3 {
+        0 => pod.with(
+            "bandwidth",
+            json!({"ingressRate": rate, "ingressBurst": burst, "egressRate": rate, "egressBurst": burst}),
+        ),
+        1 => pod.with("portMappings", json!([{"hostPort": 61000 + number, "containerPort": 8080}])),
+        _ => pod,
+    }
 }
 
 /// Four fates, in turn.
@@ -64,7 +79,7 @@ fn a_hundred_come_and_go_at_once_while_namespaces_vanish_and_those_who_stay_are_
             .iter()
             .enumerate()
             .map(|(number, (id, netns))| {
-                let mut call = add_call(host, &WorkloadOptions::pod("w", "open"), id, netns);
+                let mut call = add_call(host, &pod(number), id, netns);
                 call.stdin["weft"]["timeoutSeconds"] = 120.into();
                 scope.spawn(move || live(host, number, &call, netns))
             })
@@ -88,6 +103,13 @@ fn a_hundred_come_and_go_at_once_while_namespaces_vanish_and_those_who_stay_are_
     // The kernel takes a namespace down after its name is gone.
     let links = || Ok(host.sh("ip -o link show type veth")?.matches(": weft").count() == staying.len());
     wait::until_true("no link but theirs", PATIENCE, links).unwrap();
+    // Nor what was made for those who went.
+    let stay = |kind: usize| (0..MANY).filter(move |number| number % 4 == 3 && number % 3 == kind);
+    let devices = || Ok(host.sh("ip -o link show type ifb")?.lines().count() == stay(0).count());
+    wait::until_true("no shaper but theirs", PATIENCE, devices).unwrap();
+    let mapped = host.sh("nft list map ip weft ports").unwrap();
+    assert_eq!(mapped.matches("tcp .").count(), stay(1).count(), "{mapped}");
+    assert!(stay(1).all(|number| mapped.contains(&format!("tcp . {} ", 61000 + number))), "{mapped}");
     assert_eq!(unfiltered(host), [""; 0]);
     let seen = watch.stop();
     assert_eq!(seen.violations, [""; 0]);
