@@ -42,7 +42,7 @@ pub fn add(call: &Call) -> Result<Answer, (CniError, String)> {
     };
     fault::point();
     let wiring = &reservation.wiring;
-    let wired = ground.wire(wiring).and_then(|()| ground.commit(wiring));
+    let wired = ground.wire(wiring, call.config.name()).and_then(|()| ground.commit(wiring));
     match wired {
         Ok(commit) => {
             fault::point();
@@ -249,14 +249,14 @@ impl Ground {
         Err(CniError::new(Code::Internal, msg).details(said))
     }
 
-    fn wire(&mut self, wiring: &Wiring) -> Result<(), (CniError, Made)> {
+    fn wire(&mut self, wiring: &Wiring, network: &str) -> Result<(), (CniError, Made)> {
         let failed =
             |error: &OpError| CniError::new(Code::Internal, format!("cannot wire {}: {error}", wiring.attachment));
         let mut plan = plan_workload(wiring);
         if let Some(delegated) = &self.delegated {
             plan.extend(delegated.plan(wiring).map_err(|error| (error, Made { link: false }))?);
         }
-        fault::execute(&mut self.host, &plan_host(wiring), Some(&self.netns))
+        fault::execute(&mut self.host, &plan_host(wiring, network), Some(&self.netns))
             // Where something of that name appeared meanwhile, it is not ours to remove.
             .map_err(|error| (failed(&error), Made { link: !error.already_exists() }))?;
         fault::execute(&mut self.inside, &plan, None).map_err(|error| (failed(&error), Made { link: true }))

@@ -58,6 +58,7 @@ mod tests {
             master: None,
             other_end: None,
             alias: alias.map(str::to_owned),
+            group: 0,
             kind: LinkKind::Veth,
             guarded_port: false,
         }

@@ -36,6 +36,8 @@ pub struct LinkInfo {
     pub other_end: Option<u32>,
     /// `IFLA_IFALIAS`.
     pub alias: Option<String>,
+    /// Its link group; 0 is none.
+    pub group: u32,
     /// What it is.
     pub kind: LinkKind,
     /// Whether it is a bridge port that neither learns nor floods, but sends back what came from it (hairpin).
@@ -196,6 +198,7 @@ fn link_info(message: &RouteNetlinkMessage) -> Option<LinkInfo> {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Controller(index) => link.master = Some(*index),
             LinkAttribute::Link(index) => link.other_end = Some(*index),
+            LinkAttribute::Group(group) => link.group = *group,
             LinkAttribute::IfAlias(text) => link.alias = Some(text.clone()),
             LinkAttribute::LinkInfo(infos) => read_infos(infos, &mut link),
             _ => {}
@@ -217,6 +220,7 @@ fn blank(message: &LinkMessage) -> LinkInfo {
         master: None,
         other_end: None,
         alias: None,
+        group: 0,
         kind: LinkKind::Other,
         guarded_port: false,
     }

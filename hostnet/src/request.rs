@@ -71,6 +71,7 @@ pub(crate) fn create_veth(veth: &Veth, workload: RawFd) -> Request {
     peer.attributes.push(LinkAttribute::NetNsFd(workload));
     let mut host = new_link(&veth.host_name, veth.host_mac, veth.mtu);
     host.header.index = veth.host_index;
+    host.attributes.push(LinkAttribute::Group(veth.group));
     create(host, vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))])
 }
 

@@ -55,6 +55,8 @@ pub struct Veth {
     pub mtu: u32,
     /// `IFLA_IFALIAS` of the end that stays: who made it and for whom.
     pub alias: String,
+    /// Link group of the end that stays; 0 is none.
+    pub group: u32,
 }
 
 /// The device through which goes what one workload sends (`ifb`): see [`crate::bandwidth`].

@@ -5,7 +5,7 @@
 
 use crate::id::{Attachment, IfName, Slot, Token};
 use crate::mac::Mac;
-use crate::op::{Op, Route, Veth};
+use crate::op::{DOOMED_GROUP, Op, Route, Veth};
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -115,10 +115,19 @@ impl std::fmt::Display for Alias {
     }
 }
 
+/// The link group of host veths of that network (`ip link show group`): by it GC knows whose a workload is that the
+/// journal lost. Neither of the groups that mean something else.
+#[must_use]
+pub fn network_group(network: &str) -> u32 {
+    let digest = Sha256::digest(network.as_bytes());
+    let group = digest.iter().take(4).fold(0, |group, byte| group << 8 | u32::from(*byte));
+    if [0, DOOMED_GROUP].contains(&group) { 1 } else { group }
+}
+
 /// What the plugin does in the host's namespace. Cut anywhere: at most a veth that is down and on no
 /// bridge, which the next DEL or the agent's collection removes.
 #[must_use]
-pub fn plan_host(wiring: &Wiring) -> Vec<Op> {
+pub fn plan_host(wiring: &Wiring, network: &str) -> Vec<Op> {
     vec![Op::CreateVeth(Veth {
         host_name: wiring.host_ifname(),
         host_index: wiring.host_index(),
@@ -127,6 +136,7 @@ pub fn plan_host(wiring: &Wiring) -> Vec<Op> {
         workload_mac: wiring.workload_mac(),
         mtu: wiring.mtu,
         alias: wiring.alias().to_string(),
+        group: network_group(network),
     })]
 }
 

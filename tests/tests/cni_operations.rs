@@ -162,6 +162,24 @@ fn gc_removes_what_its_runtime_does_not_know_and_nothing_of_another_network() {
     host_call(host, "GC", json!({"cni.dev/valid-attachments": null})).expect(host).unwrap();
     let left = host.endpoints().unwrap();
     assert!(left.len() == 1 && left[0].network == "other", "{left:?}");
+
+    // With the journal lost, the links tell whose they are.
+    let unknown = lab.add("n1", &pod()).unwrap();
+    let host = lab.host_mut("n1");
+    host.kill_agent().unwrap();
+    std::fs::remove_file(host.run_file("journal.jsonl")).unwrap();
+    host.start_agent().unwrap();
+    host.wait_ready(PATIENCE).unwrap();
+    let host = lab.host("n1");
+    let adopted: Vec<String> = host.endpoints().unwrap().into_iter().map(|endpoint| endpoint.network).collect();
+    assert_eq!(adopted, ["", ""]);
+    let of_nobody = host_call(host, "GC", json!({"name": "third", "cni.dev/valid-attachments": null}));
+    of_nobody.expect(host).unwrap();
+    assert_eq!(addresses(host).len(), 2);
+    host_call(host, "GC", json!({"cni.dev/valid-attachments": null})).expect(host).unwrap();
+    let links = host.sh("ip -o link show type veth").unwrap();
+    assert_eq!((addresses(host).len(), links.matches(": weft").count()), (1, 1), "{links}");
+    assert!(!addresses(host).contains(&unknown.ip));
 }
 
 #[test]

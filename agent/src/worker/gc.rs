@@ -1,10 +1,12 @@
 //! GC as a runtime asks for it: it names the workloads it knows, of one network.
 
 use super::{Core, Reply, internal, try_again};
+use std::collections::{BTreeMap, BTreeSet};
 use weft_api::agent::{GcRequest, GcResponse};
+use weft_ipam::{Entry, Pool};
 use weft_model::id::{Attachment, IfName, Slot, Token};
 use weft_model::op::Op;
-use weft_model::workload::host_ifname;
+use weft_model::workload::{host_ifname, network_group};
 
 /// A workload the runtime does not know.
 struct Unknown {
@@ -17,13 +19,16 @@ impl Core {
     /// Removes the workloads of that network that are not in the list, link and address, and whatever
     /// else nobody stands for. One that cannot be removed keeps no other from going.
     pub(super) fn gc(&mut self, request: &GcRequest) -> Reply<GcResponse> {
+        let adopted = self.adopted_of(&request.network)?;
         let Some(pool) = &self.pool else {
             return Err(try_again("agent not ready: nothing can be collected without a subnet"));
         };
+        let its =
+            |attachment: &Attachment, entry: &Entry| entry.network == request.network || adopted.contains(attachment);
         let unknown: Vec<Unknown> = pool
             .entries()
             .iter()
-            .filter(|(attachment, entry)| entry.network == request.network && !request.valid.contains(attachment))
+            .filter(|(attachment, entry)| its(attachment, entry) && !request.valid.contains(attachment))
             .map(|(attachment, entry)| Unknown {
                 attachment: attachment.clone(),
                 token: entry.token.clone(),
@@ -49,6 +54,19 @@ impl Core {
             failed.len() + removed.len(),
             failed.iter().map(|(attachment, why)| format!("{attachment}: {why}")).collect::<Vec<_>>().join("; ")
         )))
+    }
+
+    /// Workloads whose network the journal lost, and whose links say that it is this one.
+    fn adopted_of(&mut self, network: &str) -> Reply<BTreeSet<Attachment>> {
+        let entries = self.pool.iter().flat_map(Pool::entries);
+        let nameless = entries.filter(|(_, entry)| entry.network.is_empty()).map(|(attachment, _)| attachment.clone());
+        let adopted: BTreeMap<IfName, Attachment> = nameless.map(|one| (host_ifname(&one), one)).collect();
+        if adopted.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let links = self.kernel.links().map_err(|error| internal(error.to_string()))?;
+        let its = links.into_iter().filter(|link| link.group == network_group(network));
+        Ok(its.filter_map(|link| adopted.get(&link.name).cloned()).collect())
     }
 
     /// Removes links and shapers of these incarnations, all in one pass of the kernel; who is left, and why.

@@ -96,6 +96,7 @@ fn a_veth_that_fails_leaves_an_older_one_as_it_is() {
         workload_mac: wiring.workload_mac(),
         mtu: 1450,
         alias: "weft:1:ffffffff:other:eth0".to_owned(),
+        group: 0,
     };
     let error = host.executor.execute(&[Op::CreateVeth(veth.clone())], Some(&other.netns())).unwrap_err();
     assert!(error.already_exists(), "{error}");

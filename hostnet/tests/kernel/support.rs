@@ -191,7 +191,7 @@ impl Host {
             bridge: None,
             mac: None,
         };
-        self.executor.execute(&plan_host(&wiring), Some(&inside.netns())).unwrap();
+        self.executor.execute(&plan_host(&wiring, "weft"), Some(&inside.netns())).unwrap();
         inside.executor().execute(&plan_workload(&wiring), None).unwrap();
         let (ip, mac, limits) = (wiring.address, wiring.workload_mac(), limits(slot));
         let workload = Workload { ip, mac, ports: ports(slot), limits };
