@@ -59,6 +59,9 @@ pub mod conn_flag {
     /// The flow may go past the host's stack: it was opened where that is on, and none of its packets since its
     /// answer went through the stack.
     pub const DIRECT: u8 = 64;
+    /// Packets of the flow came out of the tunnel with the addresses and ports by which the workload knows it: the
+    /// host's NAT has nothing to do with it.
+    pub const TUNNEL: u8 = 128;
 }
 
 /// Bits of [`Conn::tcp`].

@@ -32,8 +32,10 @@ pub struct Host {
     /// The bit of the mark that our rules give packets from outside the overlay, and a workload's own, that come
     /// through a mapped port, and take from all others; never one of the tag's. 0: none.
     pub mapped_mark: u32,
+    /// Interface index of the VXLAN device with our programs; 0: none yet, or an agent that does not tell.
+    pub vxlan_ifindex: u32,
     /// Zero.
-    pub reserved: [u8; 20],
+    pub reserved: [u8; 16],
 }
 
 /// Bits of [`Host::flags`].
@@ -42,7 +44,7 @@ pub mod host_flag {
     pub const LINK_LOCAL: u8 = 1;
     /// The first packet of every connection that passes leaves a record.
     pub const LOG_ALLOWED: u8 = 2;
-    /// Answered flows between its workloads go past the host's stack.
+    /// Answered flows between workloads, of this host or another, go past the host's stack.
     pub const DIRECT: u8 = 4;
 }
 

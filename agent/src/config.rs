@@ -121,7 +121,7 @@ pub struct Raw {
     /// Attach programs to VXLAN device and underlay by clsact even where the kernel has TCX
     #[arg(long)]
     pub no_tcx: bool,
-    /// Whether answered flows between workloads of this host go past its network stack: on or off [default: on]
+    /// Whether answered flows between workloads go past the host's network stack: on or off [default: on]
     #[arg(long)]
     pub fast_path: Option<String>,
     /// File for denial records, a JSON line each [default: <run_dir>/denials.log]
@@ -222,7 +222,7 @@ pub struct Config {
     pub bpf_dir: PathBuf,
     /// Whether TCX is used where the kernel has it.
     pub tcx: bool,
-    /// Whether flows between workloads of this host go past its stack.
+    /// Whether flows between workloads go past the host's stack.
     pub fast_path: bool,
     /// Denial records.
     pub denial_log: PathBuf,

@@ -123,7 +123,7 @@ struct Core {
     changed: LoggingChange,
     kernel: Executor,
     datapath: Option<Datapath>,
-    /// Whether flows between workloads of this host go past its stack.
+    /// Whether flows between workloads go past the host's stack.
     fast_path: bool,
     kernel_features: KernelView,
     /// What the kernel has for limits of bandwidth; `None`: not tried yet.

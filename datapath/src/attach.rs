@@ -105,6 +105,8 @@ impl Datapath {
                 outcome = Attached::Changed;
             }
         }
+        // Last: what goes there by its index goes past the route, which there may not be without programs.
+        self.set_vxlan_ifindex(index(interface)?)?;
         Ok(outcome)
     }
 

@@ -15,7 +15,7 @@ use std::os::fd::BorrowedFd;
 pub struct Features {
     /// TCX links (Linux 6.6).
     pub tcx: bool,
-    /// `bpf_redirect_peer` (5.10).
+    /// `bpf_redirect_peer`, `bpf_redirect_neigh` (5.10) and `bpf_check_mtu` (5.12): the way past the host's stack.
     pub redirect_peer: bool,
 }
 
@@ -26,7 +26,13 @@ impl Features {
         Self {
             // Every namespace has a loopback device; asking changes nothing.
             tcx: SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok(),
-            redirect_peer: has_helper(BpfHelper::BPF_FUNC_redirect_peer),
+            redirect_peer: [
+                BpfHelper::BPF_FUNC_redirect_peer,
+                BpfHelper::BPF_FUNC_redirect_neigh,
+                BpfHelper::BPF_FUNC_check_mtu,
+            ]
+            .into_iter()
+            .all(has_helper),
         }
     }
 
@@ -39,7 +45,10 @@ impl Features {
                 "no TCX (Linux 6.6): the programs of VXLAN device and underlay are attached by clsact, where \
                  another program can be put before them",
             ),
-            (self.redirect_peer, "no bpf_redirect_peer (Linux 5.10): no fast path between local workloads"),
+            (
+                self.redirect_peer,
+                "no bpf_redirect_peer, bpf_redirect_neigh or bpf_check_mtu (Linux 5.12): no fast path",
+            ),
         ];
         table.into_iter().filter(|(there, _)| !there).map(|(_, text)| text).collect()
     }

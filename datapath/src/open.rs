@@ -199,7 +199,26 @@ impl Datapath {
         self.write_host(encode_host(host, self.features)?)
     }
 
+    /// Writes what the configuration says; the VXLAN device stays the one that is known.
     fn write_host(&mut self, value: weft_abi::Host) -> Result<(), DatapathError> {
+        let vxlan_ifindex = self.read_host()?.vxlan_ifindex;
+        self.put_host(weft_abi::Host { vxlan_ifindex, ..value })
+    }
+
+    /// Tells the programs by which index the VXLAN device is found.
+    pub(crate) fn set_vxlan_ifindex(&mut self, vxlan_ifindex: u32) -> Result<(), DatapathError> {
+        match self.read_host()? {
+            host if host.vxlan_ifindex == vxlan_ifindex => Ok(()),
+            host => self.put_host(weft_abi::Host { vxlan_ifindex, ..host }),
+        }
+    }
+
+    fn read_host(&self) -> Result<weft_abi::Host, DatapathError> {
+        let value = self.host.get(&0, 0).map_err(|source| DatapathError::Map { map: "host", source })?;
+        Ok(value.0)
+    }
+
+    fn put_host(&mut self, value: weft_abi::Host) -> Result<(), DatapathError> {
         self.host.set(0, Raw(value), 0).map_err(|source| DatapathError::Map { map: "host", source })
     }
 
@@ -399,7 +418,8 @@ fn encode_host(host: &Host, features: Features) -> Result<weft_abi::Host, Datapa
         allowed_per_second: host.allowed.map_or(0, |rate| rate.per_second),
         allowed_burst: host.allowed.map_or(0, |rate| rate.burst),
         mapped_mark: mapped_mark(host.mark_shift),
-        reserved: [0; 20],
+        vxlan_ifindex: 0,
+        reserved: [0; 16],
     })
 }
 

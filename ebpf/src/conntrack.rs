@@ -72,16 +72,24 @@ pub(crate) enum Arrival {
     Doubtful,
 }
 
-/// Judges a packet for its destination, whose own program will not see it.
+/// Judges a packet for its destination, whose own program will not see it. `by_tunnel`: from the VXLAN device, where
+/// nobody has asked yet whether its flow goes past the stack.
 #[inline(always)]
-pub(crate) fn arrive(passage: &Passage<'_>) -> Arrival {
+pub(crate) fn arrive(passage: &Passage<'_>, by_tunnel: bool) -> Arrival {
     let key = passage.key();
     let now = now();
     let Some((found, place)) = find(&key, passage.local, now) else { return Arrival::Unknown };
     // SAFETY: as in `follow`.
     let conn = unsafe { &mut *found };
+    if by_tunnel && conn.flags & conn_flag::TUNNEL == 0 {
+        conn.flags |= conn_flag::TUNNEL;
+    }
     let known = !passage.is_forward(conn) || passage.is_opener(conn);
-    if !goes_direct(conn) || !known {
+    if !goes_direct(conn) || !known || passage.packet.is_handshake() {
+        return Arrival::Unknown;
+    }
+    if by_tunnel && !is_direct_on(passage.local) {
+        keep_in_stack(passage.packet.proto, conn);
         return Arrival::Unknown;
     }
     if conn.generation != passage.local.head.generation {
@@ -111,16 +119,34 @@ pub(crate) fn goes_direct(conn: &Conn) -> bool {
 /// host may show a workload's address.
 #[inline(always)]
 fn may_go_direct(passage: &Passage<'_>) -> bool {
-    let (local, from) = (passage.local, passage.identity);
-    let on = local.host.flags & host_flag::DIRECT != 0 && local.endpoint.limited == 0;
-    on && !from.own_host && !from.mapped
+    let from = passage.identity;
+    is_direct_on(passage.local) && !from.own_host && !from.mapped
 }
 
-/// A packet of the flow went through the stack: from now on all do.
+/// Whether flows of this workload may go past the host's stack now.
 #[inline(always)]
-pub(crate) fn keep_in_stack(conn: &mut Conn) {
+pub(crate) fn is_direct_on(local: &Local) -> bool {
+    local.host.flags & host_flag::DIRECT != 0 && local.endpoint.limited == 0
+}
+
+/// Whether the flow of a packet that the workload sends goes past the host's stack, and to the tunnel.
+#[inline(always)]
+pub(crate) fn goes_by_tunnel(conn: &Conn) -> bool {
+    goes_direct(conn) && conn.flags & conn_flag::TUNNEL != 0
+}
+
+/// The flow of a packet as its workload knows it, for packets that were not followed, or [`NONE`].
+#[inline(always)]
+pub(crate) fn look(passage: &Passage<'_>) -> Flow {
+    find(&passage.key(), passage.local, now()).map_or(NONE, |(conn, _)| conn)
+}
+
+/// A packet of the flow went through the stack: from now on all do. The host's conntrack has windows for TCP only: a
+/// datagram may take either way.
+#[inline(always)]
+pub(crate) fn keep_in_stack(proto: u8, conn: &mut Conn) {
     // One that was closed by this packet may be another flow's by now, and is soon forgotten.
-    if !is_closed(conn.tcp) {
+    if proto == proto::TCP && !is_closed(conn.tcp) {
         conn.flags &= !conn_flag::DIRECT;
     }
 }
@@ -313,8 +339,12 @@ fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32)
 /// Notes under the policy in force what it says of a flow.
 #[inline(always)]
 fn stamp(passage: &Passage<'_>, conn: &mut Conn, now: u32, rule: u32, more: u8) {
-    const STAY: u8 =
-        conn_flag::LOCAL_OPENED | conn_flag::OWN_HOST | conn_flag::ANSWERED | conn_flag::MAPPED | conn_flag::DIRECT;
+    const STAY: u8 = conn_flag::LOCAL_OPENED
+        | conn_flag::OWN_HOST
+        | conn_flag::ANSWERED
+        | conn_flag::MAPPED
+        | conn_flag::DIRECT
+        | conn_flag::TUNNEL;
     conn.rule = rule;
     conn.seen = now;
     conn.flags = conn.flags & STAY | more;

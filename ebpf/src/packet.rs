@@ -116,6 +116,12 @@ impl Packet {
         self.proto == proto::TCP && self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
+    /// A SYN, or the answer to one.
+    #[inline(always)]
+    pub(crate) fn is_handshake(&self) -> bool {
+        self.proto == proto::TCP && self.flags & tcp::SYN != 0
+    }
+
     #[inline(always)]
     pub(crate) fn is_echo_request(&self) -> bool {
         self.proto == proto::ICMP && self.flags == 8 && self.icmp_code == 0

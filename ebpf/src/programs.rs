@@ -2,7 +2,7 @@
 
 use crate::denial::{Refusal, refuse};
 use crate::packet::Packet;
-use crate::{incoming, outgoing, overlay, shape, underlay};
+use crate::{direct, incoming, outgoing, overlay, shape, underlay};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
@@ -53,8 +53,10 @@ pub fn to_overlay(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_overlay(ctx: TcContext) -> i32 {
     let mut packet = Packet::default();
-    let verdict = overlay::receive(&ctx, &mut packet);
-    finish(&ctx, &packet, verdict)
+    match overlay::receive(&ctx, &mut packet) {
+        Ok(()) => direct::receive(&ctx, &packet),
+        Err(refusal) => refuse(&ctx, &packet, &refusal),
+    }
 }
 
 /// Ingress of the underlay's device.

@@ -110,7 +110,7 @@ impl Core {
         if self.fast_path == fast {
             return;
         }
-        tracing::info!(fast_path = fast, "the way between this host's workloads is changed");
+        tracing::info!(fast_path = fast, "the way between workloads is changed");
         self.fast_path = fast;
         if let Err(error) = self.program_host() {
             self.programs_failed(&error);
