@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 const COMMANDS: [&str; 7] = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION", ""];
 
 fuzz_target!(|data: &[u8]| {
-    let mut parts = data.splitn(5, |byte| *byte == 0);
+    // Lines, so that seeds (`seeds/plugin`) can be read and written: command, args, container, interface, stdin.
+    let mut parts = data.splitn(5, |byte| *byte == b'\n');
     let mut next = || parts.next().unwrap_or_default().to_vec();
     let (command, args, container, ifname) = (next(), next(), next(), next());
     // A byte chooses a command that is one; anything else is taken as it is.

@@ -1,7 +1,7 @@
 //! Whatever comes in: never a panic, and exactly one JSON document on stdout, or nothing where a
 //! success of the command is silent.
 
-use crate::support::{Namespace, PATIENCE, Reply, TestAgent, output, reservation};
+use crate::support::{Call, Namespace, PATIENCE, Reply, TestAgent, output, reservation};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -60,12 +60,48 @@ fn json_value() -> impl Strategy<Value = Value> {
     })
 }
 
+/// What runtimes ask for, with something else in one place or another.
+fn capability() -> impl Strategy<Value = (&'static str, Value)> {
+    let number = prop_oneof![
+        4 => (0..3_u64).prop_map(|n| Value::from(n * 8_000_000)),
+        1 => prop::sample::select(vec![1, u64::from(u32::MAX), u64::MAX]).prop_map(Value::from),
+        1 => leaf(),
+    ];
+    let limits = proptest::collection::vec(number.clone(), 4)
+        .prop_map(|n| json!({"ingressRate": n[0], "IngressBurst": n[1], "egressRate": n[2], "EGRESSBURST": n[3]}));
+    let address = prop::sample::select(vec!["10.255.30.7", "10.255.30.7/24", "10.255.30.9", "fd00::1/64", ""]);
+    let addresses = proptest::collection::vec(address, 0..3).prop_map(Value::from);
+    let mapping = (number.clone(), leaf(), prop::sample::select(vec!["tcp", "UDP", "sctp"])).prop_map(
+        |(port, ip, protocol)| json!([{"HostPort": port, "container_port": 80, "hostIP": ip, "protocol": protocol}]),
+    );
+    let mac = prop::sample::select(vec!["02:00:0a:00:00:07", "02-00-0a-00-00-07", "ff:ff:ff:ff:ff:ff", "02:00"]);
+    prop_oneof![
+        limits.prop_map(|value| ("bandwidth", value)),
+        addresses.prop_map(|value| ("ips", value)),
+        mapping.prop_map(|value| ("portMappings", value)),
+        mac.prop_map(|value| ("mac", value.into())),
+        (prop::sample::select(vec!["bandwidth", "ips", "portMappings", "mac", "dns"]), json_value()),
+    ]
+}
+
 /// Bytes for stdin: garbage, any JSON, or a good config with changes.
 fn stdin() -> impl Strategy<Value = Vec<u8>> {
-    let changed = proptest::collection::vec((key(), json_value()), 0..3).prop_map(|changes| {
-        let mut config = json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft-cni"});
+    let good = || json!({"cniVersion": "1.1.0", "name": "weft", "type": "weft-cni"});
+    let changed = proptest::collection::vec((key(), json_value()), 0..3).prop_map(move |changes| {
+        let mut config = good();
         for (key, value) in changes {
             config[key] = value;
+        }
+        config.to_string().into_bytes()
+    });
+    let asked = (proptest::collection::vec(capability(), 1..3), any::<bool>()).prop_map(move |(asked, everybody)| {
+        let mut config = good();
+        for (key, value) in asked {
+            if everybody && key == "bandwidth" {
+                config["weft"] = json!({ key: value });
+            } else {
+                config["runtimeConfig"][key] = value;
+            }
         }
         config.to_string().into_bytes()
     });
@@ -73,6 +109,7 @@ fn stdin() -> impl Strategy<Value = Vec<u8>> {
         1 => proptest::collection::vec(any::<u8>(), 0..64),
         1 => json_value().prop_map(|value| value.to_string().into_bytes()),
         6 => changed,
+        4 => asked,
     ]
 }
 
@@ -91,7 +128,12 @@ fn environment(netns: &str) -> impl Strategy<Value = Vec<(&'static str, Option<V
         bytes(vec!["c1"]),
         bytes(vec![netns, "", "/proc/self/ns/net", "/dev/null"]),
         bytes(vec!["eth0", "lo"]),
-        bytes(vec!["", "IgnoreUnknown=1;K8S_POD_NAMESPACE=a;K8S_POD_NAME=b"]),
+        bytes(vec![
+            "",
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=a;K8S_POD_NAME=b",
+            "IP=10.255.30.7",
+            "MAC=02:00:0a:00:00:07;IP=x",
+        ]),
         bytes(vec!["/opt/cni/bin"]),
     )
         .prop_map(|(command, id, netns, ifname, args, path)| {
@@ -113,7 +155,14 @@ fn reply() -> impl Strategy<Value = Option<(u16, Value)>> {
         answer["wiring"][key] = value;
         answer
     });
-    let body = prop_oneof![Just(reservation(false)), Just(reservation(true)), changed, json_value(), Just(json!({}))];
+    // An agent that carries out what it was asked for, or something else.
+    let granted = capability().prop_map(|(key, value)| {
+        let mut answer = reservation(false);
+        answer["capabilities"] = json!({ key: value });
+        answer
+    });
+    let body =
+        prop_oneof![Just(reservation(false)), granted, Just(reservation(true)), changed, json_value(), Just(json!({}))];
     let refusal = prop::sample::select(vec![(503, "try-again"), (503, "limited"), (409, "exists"), (500, "internal")])
         .prop_map(|(status, code)| Some((status, json!({"code": code, "message": "not now"}))));
     prop_oneof![
@@ -137,7 +186,7 @@ fn always_one_document() {
     let outcomes = RefCell::new(std::collections::BTreeMap::<String, u32>::new());
     let strategy = (environment(&workload.path()), stdin(), reply());
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 500,
+        cases: 700,
         max_shrink_iters: 200,
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -204,5 +253,28 @@ fn with_socket(stdin: Vec<u8>, socket: &std::path::Path) -> Vec<u8> {
 fn tidy(host: &Namespace) {
     for name in host.links().keys().filter(|name| name.starts_with("weft")) {
         host.run(&format!("ip link del {name}"));
+    }
+}
+
+/// Seeds that are refused early would find nothing: these get as far as the namespace, or the agent.
+#[test]
+fn seeds_of_the_fuzz_target_are_good_calls_but_for_where_they_lead() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds/plugin");
+    let host = Namespace::new();
+    for seed in std::fs::read_dir(folder).unwrap() {
+        let seed = seed.unwrap().path();
+        let text = std::fs::read_to_string(&seed).unwrap();
+        let lines: Vec<&str> = text.splitn(5, '\n').collect();
+        let [command, args, container, ifname, stdin] = lines[..] else { panic!("{seed:?}") };
+        let mut config: Value = serde_json::from_str(stdin).unwrap();
+        config["weft"]["socket"] = json!("/dev/null/agent.sock");
+        let call = Call::new(command, &config).with("CNI_ARGS", args).with("CNI_NETNS", "/nonexistent/namespace");
+        let answer = call.with("CNI_CONTAINERID", container).with("CNI_IFNAME", ifname).run(&host);
+        match command {
+            "ADD" | "CHECK" => assert_eq!(answer.message().0, 8, "{seed:?}: {:?}", answer.message()),
+            "DEL" => answer.silent_success(),
+            "GC" => assert_eq!(answer.message().0, 11, "{seed:?}"),
+            _ => assert_eq!(answer.message().0, 50, "{seed:?}"),
+        }
     }
 }
