@@ -46,6 +46,8 @@ fn build(toolchain: &Toolchain, linker: &Path, workspace: &Path, out: &Path) -> 
     let flags = [
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
+        // Else every memset is a call of a loop that writes byte by byte.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         // aya-ebpf asks for which machine's registers the kernel's are; ours use none.
         format!("--cfg=bpf_target_arch=\"{}\"", env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default()),
     ];

@@ -94,6 +94,17 @@ fn the_stack_suffices_as_older_kernels_count_it() {
     }
 }
 
+/// A call of a loop that goes byte by byte costs as much as a look-up (the build script asks for stores instead).
+#[test]
+fn no_program_writes_or_copies_byte_by_byte() {
+    let bench = Bench::new(vec![]);
+    for (program, id) in bench.datapath.program_ids().unwrap() {
+        let functions = functions(id);
+        let loops: Vec<_> = functions.keys().filter(|name| name.starts_with("mem") || *name == "bcmp").collect();
+        assert!(loops.is_empty(), "{program:?} calls {loops:?}");
+    }
+}
+
 /// Nanoseconds of a run in a round that is shorter than what a busy machine gives a process at a time.
 fn cost(bench: &Bench, program: Program, frame: &[u8], mark: u32) -> u128 {
     let probe = Probe {
