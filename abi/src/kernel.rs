@@ -10,14 +10,11 @@ pub struct SkbLayout {
     pub ip_summed: u32,
     /// How far they are shifted left in it.
     pub ip_summed_shift: u32,
-    /// `csum_start`: where the sum begins, from `head` on; 16 bits.
+    /// `csum_start`: where the sum begins, from `head` on; 16 bits. The next 16 are `csum_offset`: where it is written,
+    /// from there on.
     pub csum_start: u32,
-    /// `csum_offset`: where it is written, from there on; 16 bits.
-    pub csum_offset: u32,
-    /// `head`, the buffer: a pointer.
+    /// `head`, the buffer: a pointer. The next is `data`: the frame in it.
     pub head: u32,
-    /// `data`, the frame in it: a pointer.
-    pub data: u32,
 }
 
-const _: () = assert!(size_of::<SkbLayout>() == 24);
+const _: () = assert!(size_of::<SkbLayout>() == 16);

@@ -122,6 +122,15 @@ impl Two {
         HashMap::<_, [u8; 16], [u8; 24]>::try_from(Map::LruHashMap(data)).unwrap().keys().count()
     }
 
+    /// Whether a flow of datagrams, or one without an answer, is taken for one between workloads.
+    fn marked(&self) -> bool {
+        use aya::maps::{HashMap, Map, MapData};
+        let data = MapData::from_pin(maps(&self.bench.folder).join("ct_short4")).unwrap();
+        let flows = HashMap::<_, [u8; 16], [u8; 24]>::try_from(Map::LruHashMap(data)).unwrap();
+        let flags = std::mem::offset_of!(weft_abi::Conn, flags);
+        flows.iter().any(|flow| flow.unwrap().1[flags] & weft_abi::conn_flag::DIRECT != 0)
+    }
+
     /// A TCP connection from the client's port, up to the server's answer.
     #[track_caller]
     fn connect(&self, port: u16) {
@@ -199,6 +208,17 @@ fn datagrams_go_past_the_stack_once_they_were_answered() {
     // What comes in pieces is put together by the host, and takes nothing from the rest.
     let piece = ipv4(OWN, NEIGHBOUR, 17, 0x2000, &datagram(OWN, NEIGHBOUR, (40000, 53), &[0; 16]));
     assert_eq!([&piece, &question].map(|packet| two.go(packet)), [STACK, Way::Direct]);
+}
+
+/// It would be looked for among workloads and peers at every packet.
+#[test]
+fn datagrams_to_elsewhere_are_not_taken_for_a_workloads() {
+    let two = Two::new();
+    assert_eq!(two.leave(&udp(OWN, OUTSIDE, (40000, 53), b"?")).verdict, PASS);
+    assert_eq!(two.bench.arrive(&received(&udp(OUTSIDE, OWN, (53, 40000), b"!")), 0).verdict, PASS);
+    assert!(!two.marked());
+    assert_eq!(two.go(&udp(OWN, NEIGHBOUR, (40000, 53), b"?")), STACK);
+    assert!(two.marked());
 }
 
 #[test]

@@ -48,5 +48,6 @@ pub(crate) fn check_received(ctx: &TcContext, endpoint: &Endpoint) -> Result<(),
 pub(crate) fn same_mac(wire: [u16; 3], mac: [u8; 6]) -> bool {
     let [a, b, c, d, e, f] = mac;
     let [x, y, z] = wire;
-    x == u16::from_ne_bytes([a, b]) && y == u16::from_ne_bytes([c, d]) && z == u16::from_ne_bytes([e, f])
+    let differences = x ^ u16::from_ne_bytes([a, b]) | y ^ u16::from_ne_bytes([c, d]) | z ^ u16::from_ne_bytes([e, f]);
+    differences == 0
 }

@@ -7,7 +7,7 @@
 use crate::allowed;
 use crate::denial::{Refusal, audited};
 use crate::flows::{self, Place};
-use crate::identity::Identity;
+use crate::identity::{Identity, in_overlay};
 use crate::judge::{Request, Ruling, judge};
 use crate::local::Local;
 use crate::packet::{Packet, icmp_port, tcp};
@@ -118,15 +118,15 @@ pub(crate) fn goes_direct(conn: &Conn) -> bool {
 /// Whether a flow that begins with this packet may go past the host's stack once it is answered. A proxy of the
 /// host may show a workload's address.
 #[inline(always)]
-fn may_go_direct(passage: &Passage<'_>) -> bool {
+fn may_go_direct(passage: &Passage<'_>, key: &ConnKey4) -> bool {
     let from = passage.identity;
-    is_direct_on(passage.local) && !from.own_host && !from.mapped
+    is_direct_on(passage.local) && !from.own_host && !from.mapped && in_overlay(passage.local.host, key.remote)
 }
 
 /// Whether flows of this workload may go past the host's stack now.
 #[inline(always)]
 pub(crate) fn is_direct_on(local: &Local) -> bool {
-    local.host.flags & host_flag::DIRECT != 0 && local.endpoint.limited == 0
+    local.host.flags & host_flag::DIRECT != 0 && local.limits() == 0
 }
 
 /// Whether the flow of a packet that the workload sends goes past the host's stack, and to the tunnel.
@@ -369,7 +369,7 @@ fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Resul
     if passage.identity.mapped {
         flags |= conn_flag::MAPPED;
     }
-    if may_go_direct(passage) {
+    if may_go_direct(passage, key) {
         flags |= conn_flag::DIRECT;
     }
     if refused != Reason::Passed as u8 {

@@ -37,6 +37,13 @@ impl Local {
         self.head.flags & flag != 0
     }
 
+    /// [`weft_abi::limited`] as it is now.
+    #[inline(always)]
+    pub(crate) fn limits(&self) -> u32 {
+        // SAFETY: as in [`Local::at`]; a word is read once.
+        unsafe { (&raw const self.endpoint.limited).read_volatile() }
+    }
+
     /// The endpoint's tag as it stands in the mark.
     #[inline(always)]
     pub(crate) fn mark(&self) -> u32 {

@@ -10,8 +10,7 @@ use weft_abi::{Reason, SkbLayout, proto};
 
 /// Written by the loader before the programs are loaded, and never after: the verifier takes it for constants.
 #[unsafe(no_mangle)]
-static SKB_LAYOUT: SkbLayout =
-    SkbLayout { ip_summed: 0, ip_summed_shift: 0, csum_start: 0, csum_offset: 0, head: 0, data: 0 };
+static SKB_LAYOUT: SkbLayout = SkbLayout { ip_summed: 0, ip_summed_shift: 0, csum_start: 0, head: 0 };
 
 /// `CHECKSUM_PARTIAL` (linux/skbuff.h).
 const PARTIAL: u8 = 3;
@@ -67,8 +66,9 @@ fn unfinished(ctx: &TcContext) -> Result<Option<u32>, Reason> {
     if summed & 3 != PARTIAL {
         return Ok(None);
     }
-    let start = field::<u64>(ctx, layout.head)? + u64::from(field::<u16>(ctx, layout.csum_start)?);
-    let at = (start + u64::from(field::<u16>(ctx, layout.csum_offset)?)).wrapping_sub(field::<u64>(ctx, layout.data)?);
+    let [start, offset] = field::<[u16; 2]>(ctx, layout.csum_start)?;
+    let [head, data] = field::<[u64; 2]>(ctx, layout.head)?;
+    let at = (head + u64::from(start) + u64::from(offset)).wrapping_sub(data);
     // In front of the frame is beyond everything in unsigned numbers.
     if at < u64::from(ctx.len()) { Ok(Some(at as u32)) } else { Err(Reason::ChecksumOffload) }
 }

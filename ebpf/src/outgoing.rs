@@ -6,7 +6,7 @@ use crate::identity::{Identity, is_own_host};
 use crate::local::{Local, has_vlan, mark};
 use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4, tcp};
 use crate::programs::PASS;
-use crate::{arp, direct, fragment, icmp, offload};
+use crate::{arp, direct, fragment, icmp, offload, shape};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{INJECTED_MARK, Reason, direction::EGRESS, host_flag, proto};
 
@@ -59,9 +59,12 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
     let direct = !flow.is_null() && conntrack::goes_direct(unsafe { &*flow });
     // A reset of ours follows the flow that it ends.
     if direct || packet.mark == INJECTED_MARK {
-        return Ok(direct::send(ctx, &local, packet, flow));
+        let verdict = direct::send(ctx, &local, packet, flow);
+        if verdict != PASS {
+            return Ok(verdict);
+        }
     }
-    Ok(PASS)
+    Ok(shape::onward(&local))
 }
 
 /// Frames go to the gateway, or to everybody, of whom the bridge floods none: between its ports the bridge only

@@ -2,7 +2,7 @@
 
 use crate::denial::{Refusal, refuse};
 use crate::packet::Packet;
-use crate::{direct, incoming, outgoing, overlay, shape, underlay};
+use crate::{direct, incoming, outgoing, overlay, underlay};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
@@ -28,7 +28,6 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
 pub fn from_workload(ctx: TcContext) -> i32 {
     let mut packet = Packet::default();
     match outgoing::judge(&ctx, &mut packet) {
-        Ok(PASS) => shape::onward(&ctx),
         Ok(verdict) => verdict,
         Err(refusal) => refuse(&ctx, &packet, &refusal),
     }

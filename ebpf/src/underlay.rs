@@ -4,7 +4,7 @@
 use crate::denial::{Refusal, count};
 use crate::identity::peer_of;
 use crate::local::{host, mark};
-use crate::packet::{ETH_LEN, Ethernet, IPV4, Ipv4, Packet, copy, read};
+use crate::packet::{ETH_LEN, Ethernet, IPV4, Ipv4, Packet, read};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{Host, Reason, proto};
 
@@ -36,14 +36,13 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<Reason, Refusal> {
     // Whatever cannot be read as our VXLAN is other people's traffic, and not ours to drop.
     let Some(outer) = outer_udp(ctx) else { return Ok(Reason::Foreign) };
     let host = host()?;
-    let header = u32::from(outer.version_ihl & 0x0f) * 4;
-    let offset = ETH_LEN as u32 + header;
+    let offset = ETH_LEN + usize::from(outer.version_ihl & 0x0f) * 4;
     let fragment = u16::from_be(outer.fragment);
     if fragment & 0x1fff != 0 {
         // Its first fragment is dropped below, if it is VXLAN's.
         return Ok(Reason::Foreign);
     }
-    let Ok(ports) = copy::<[u16; 2]>(ctx, offset) else { return Ok(Reason::Foreign) };
+    let Ok(ports) = read::<[u16; 2]>(ctx, offset) else { return Ok(Reason::Foreign) };
     if ports[1] != host.vxlan_port {
         return Ok(Reason::Foreign);
     }
@@ -73,15 +72,15 @@ fn outer_udp(ctx: &TcContext) -> Option<Ipv4> {
 }
 
 #[inline(always)]
-fn inner(ctx: &TcContext, host: &Host, outer: &Ipv4, offset: u32) -> Result<Reason, Refusal> {
-    let vxlan = copy::<Vxlan>(ctx, offset)?;
+fn inner(ctx: &TcContext, host: &Host, outer: &Ipv4, offset: usize) -> Result<Reason, Refusal> {
+    let vxlan = read::<Vxlan>(ctx, offset)?;
     if vxlan.flags & HAS_VNI == 0 || u32::from_be(vxlan.vni) >> 8 != host.vni {
         return Ok(Reason::Foreign);
     }
     if vxlan.frame.kind != IPV4 {
         return Err(Reason::EtherType.into());
     }
-    let ip = copy::<Ipv4>(ctx, offset + size_of::<Vxlan>() as u32)?;
+    let ip = read::<Ipv4>(ctx, offset + size_of::<Vxlan>())?;
     match peer_of(ip.source) {
         Some(peer) if peer.underlay == outer.source && peer.underlay != 0 => Ok(Reason::Carried),
         Some(_) => Err(Reason::InnerSource.into()),
