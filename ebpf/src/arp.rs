@@ -33,7 +33,7 @@ impl Arp {
 pub(crate) fn check_sent(ctx: &TcContext, endpoint: &Endpoint) -> Result<(), Reason> {
     let arp = Arp::read(ctx)?;
     let sender_mac = arp.sender_mac;
-    if same_mac(sender_mac, endpoint.mac) && arp.sender_ip == endpoint.ip4 { Ok(()) } else { Err(Reason::SpoofedArp) }
+    if same_mac(&sender_mac, &endpoint.mac) && arp.sender_ip == endpoint.ip4 { Ok(()) } else { Err(Reason::SpoofedArp) }
 }
 
 /// The workload only hears what is asked of it.
@@ -43,11 +43,13 @@ pub(crate) fn check_received(ctx: &TcContext, endpoint: &Endpoint) -> Result<(),
     if arp.target_ip == endpoint.ip4 { Ok(()) } else { Err(Reason::WrongDestination) }
 }
 
-/// Compares a hardware address from a packet.
+/// Compares a hardware address from a packet. By reference: an array of six bytes that is handed over would become
+/// an integer of 48 bits, and be taken apart again.
 #[inline(always)]
-pub(crate) fn same_mac(wire: [u16; 3], mac: [u8; 6]) -> bool {
+pub(crate) fn same_mac(wire: &[u16; 3], mac: &[u8; 6]) -> bool {
     let [a, b, c, d, e, f] = mac;
     let [x, y, z] = wire;
-    let differences = x ^ u16::from_ne_bytes([a, b]) | y ^ u16::from_ne_bytes([c, d]) | z ^ u16::from_ne_bytes([e, f]);
+    let differences =
+        x ^ u16::from_ne_bytes([*a, *b]) | y ^ u16::from_ne_bytes([*c, *d]) | z ^ u16::from_ne_bytes([*e, *f]);
     differences == 0
 }

@@ -60,17 +60,22 @@ pub(crate) fn check_finished(ctx: &TcContext) -> Result<(), Reason> {
 /// Where a checksum will be written, in bytes from the beginning of the frame; `None`: nowhere.
 #[inline(always)]
 fn unfinished(ctx: &TcContext) -> Result<Option<u32>, Reason> {
-    // SAFETY: a constant of ours; volatile, because the loader has changed it since it was compiled.
-    let layout = unsafe { (&raw const SKB_LAYOUT).read_volatile() };
-    let summed = field::<u8>(ctx, layout.ip_summed)? >> (layout.ip_summed_shift & 7);
-    if summed & 3 != PARTIAL {
+    let summed = field::<u8>(ctx, told(&raw const SKB_LAYOUT.ip_summed))?;
+    if summed >> (told(&raw const SKB_LAYOUT.ip_summed_shift) & 7) & 3 != PARTIAL {
         return Ok(None);
     }
-    let [start, offset] = field::<[u16; 2]>(ctx, layout.csum_start)?;
-    let [head, data] = field::<[u64; 2]>(ctx, layout.head)?;
+    let [start, offset] = field::<[u16; 2]>(ctx, told(&raw const SKB_LAYOUT.csum_start))?;
+    let [head, data] = field::<[u64; 2]>(ctx, told(&raw const SKB_LAYOUT.head))?;
     let at = (head + u64::from(start) + u64::from(offset)).wrapping_sub(data);
     // In front of the frame is beyond everything in unsigned numbers.
     if at < u64::from(ctx.len()) { Ok(Some(at as u32)) } else { Err(Reason::ChecksumOffload) }
+}
+
+/// A word of [`SKB_LAYOUT`].
+#[inline(always)]
+fn told(word: *const u32) -> u32 {
+    // SAFETY: of a constant of ours; volatile, because the loader has changed it since it was compiled.
+    unsafe { word.read_volatile() }
 }
 
 /// A field of the kernel's `struct sk_buff`, which is what the context is.

@@ -29,10 +29,11 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
     packet.source_tag = local.endpoint.tag;
     pull_headers(ctx);
     let frame = ethernet(ctx)?;
-    if !arp::same_mac(frame.source, local.endpoint.mac) {
+    let (source, destination) = (frame.source, frame.destination);
+    if !arp::same_mac(&source, &local.endpoint.mac) {
         return Err(Reason::SpoofedMac.into());
     }
-    check_receiver(&local, frame.destination, packet.mark)?;
+    check_receiver(&local, &destination, packet.mark)?;
     let mut flow = NONE;
     match frame.kind {
         _ if has_vlan(ctx) => return Err(Reason::EtherType.into()),
@@ -48,7 +49,7 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
         IPV4 => {
             read_ipv4(ctx, packet)?;
             offload::check(ctx, packet)?;
-            check_addresses(&local, packet, frame.destination[0].to_ne_bytes()[0])?;
+            check_addresses(&local, packet, destination[0].to_ne_bytes()[0])?;
             check_services(&local, packet)?;
             flow = check_flow(ctx, &local, packet)?;
         }
@@ -71,10 +72,10 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
 /// forwards what netfilter readdressed (br_netfilter with NAT), thus after this look. Our own answers go back to
 /// whoever sent what was denied.
 #[inline(always)]
-fn check_receiver(local: &Local, receiver: [u16; 3], mark: u32) -> Result<(), Reason> {
+fn check_receiver(local: &Local, receiver: &[u16; 3], mark: u32) -> Result<(), Reason> {
     let [a, b, c, d] = local.host.gateway.to_ne_bytes();
     let group = receiver[0].to_ne_bytes()[0] & 1 != 0;
-    if group || mark == INJECTED_MARK || arp::same_mac(receiver, [0xaa, 0xaa, a, b, c, d]) {
+    if group || mark == INJECTED_MARK || arp::same_mac(receiver, &[0xaa, 0xaa, a, b, c, d]) {
         return Ok(());
     }
     Err(Reason::WrongDestination)
