@@ -1,7 +1,13 @@
-//! What a packet costs in each program, by test runs on made-up packets (BPF_PROG_TEST_RUN): over an
-//! empty program, in turn with it. With one flow, and with 100,000 live ones: a flow's packets on end, as
-//! a transfer sends them, and (`uncached`) one packet of each flow in no order, code and data gone cold
-//! between two packets, which is the processor's caches at their worst.
+//! What a packet costs in each program, by test runs on made-up packets (BPF_PROG_TEST_RUN): over an empty program,
+//! in turn with it, while 100,000 connections are live, as many a workload as its share holds. They go through the
+//! host's stack.
+//!
+//! `established_packet…`: a connection's packets on end, as a transfer sends them: always the same one's, or another
+//! one's each round (`_100k`); `_uncached`: one packet of each connection in no order, code and data gone cold between
+//! two packets, which is the processor's caches at their worst. `new_flow…`: first packets, likewise one by one.
+//!
+//! All of it takes turns, round by round: a slow moment of the machine is everybody's. And programs are loaded anew
+//! some times: where the kernel puts them is chance, and worth ten nanoseconds.
 
 use super::Summary;
 use super::frame::{ACK, SYN, tcp, vxlan};
@@ -10,6 +16,7 @@ use crate::shell::sh;
 use anyhow::{Context, Result, anyhow};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use weft_datapath::{Datapath, Probe, Program};
@@ -19,22 +26,27 @@ use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
 use weft_model::policy::{Isolation, Policy, PortRange, Protocol};
 
-const PAIRS: usize = 40;
-/// Runs of a program between two looks at the empty one, one flow.
-const HOT: u32 = 50_000;
-/// The same, many flows: each run is timed by itself.
-const COLD: usize = 500;
-const FLOWS: u32 = 100_000;
+const LOADS: usize = 6;
+const ROUNDS_A_LOAD: usize = 12;
+/// Runs of a program between two looks at the empty one: shorter than what a busy machine gives a process at a time.
+const ON_END: u32 = 10_000;
+/// The same, where each run is timed by itself.
+const SINGLE: usize = 250;
 
-const OWN: Ipv4Addr = Ipv4Addr::new(10, 255, 1, 5);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 255, 1, 1);
+/// Live connections.
+const FLOWS: u32 = 100_000;
+/// Their workloads: each has as many as its share of the table holds (384).
+const WORKLOADS: u16 = 262;
+const FIRST_SLOT: u16 = 5;
+/// Of slot 0's interface ([`weft_datapath`] finds the slot by it).
+const IFINDEX: u32 = 0x0100_0000;
+
+const VTEP: Ipv4Addr = Ipv4Addr::new(10, 255, 16, 0);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 255, 16, 1);
 const UNDERLAY: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 1));
-const SLOT: Slot = Slot(5);
 const PEER_TAG: u16 = 7;
 const SHIFT: u8 = 16;
 const PORT: u16 = 8472;
-/// The slot's interface ([`weft_datapath`] finds the slot by it).
-const IFINDEX: u32 = 0x0100_0005;
 
 const PROGRAMS: [Program; 5] =
     [Program::FromWorkload, Program::ToWorkload, Program::ToOverlay, Program::FromOverlay, Program::FromUnderlay];
@@ -43,18 +55,24 @@ pub(super) fn measure(summary: &mut Summary) -> Result<()> {
     // Its namespaces end with the thread.
     let measured = std::thread::spawn(|| -> Result<Summary> {
         let folder = isolate()?;
-        let bench = Bench::new(&folder)?;
-        let mut summary = Summary::new();
-        bench.one_flow(&mut summary)?;
-        bench.new_flows(&mut summary)?;
-        bench.many_flows(&mut summary)?;
-        Ok(summary)
+        let mut bench = Bench::new(&folder)?;
+        let (mut flows, mut samples) = (Flows { order: 1, begun: FLOWS }, Samples::new());
+        for number in 0..FLOWS {
+            bench.establish(number)?;
+        }
+        for _ in 0..LOADS {
+            bench.load_again(&folder)?;
+            for _ in 0..ROUNDS_A_LOAD {
+                bench.round(&mut flows, &mut samples)?;
+            }
+        }
+        Ok(summarize(&samples))
     });
     summary.extend(measured.join().map_err(|_panic| anyhow!("the measuring thread panicked"))??);
     Ok(())
 }
 
-/// Moves the thread into namespaces of its own, with a bpffs.
+/// Moves the thread into namespaces of its own, with a bpffs and the workloads' interfaces.
 fn isolate() -> Result<PathBuf> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("root and namespaces are needed")?;
     let none: Option<&str> = None;
@@ -62,11 +80,39 @@ fn isolate() -> Result<PathBuf> {
     let folder = std::env::temp_dir();
     mount(Some("bpf"), &folder, Some("bpf"), MsFlags::empty(), none)?;
     sh("ip link set lo up")?;
-    sh(&format!("ip link add w5 index {IFINDEX} type veth peer name c5"))?;
+    // Both ends of a veth are a slot's: nothing goes through them.
+    for slot in (FIRST_SLOT..FIRST_SLOT + WORKLOADS).step_by(2) {
+        let end = |slot: u16| format!("w{slot} index {}", IFINDEX + u32::from(slot));
+        sh(&format!("ip link add {} type veth peer name {}", end(slot), end(slot + 1)))?;
+    }
     Ok(folder)
 }
 
-/// A data plane with one workload that a remote group may reach.
+/// Nanoseconds over the empty program, by what was measured and by program.
+type Samples = BTreeMap<&'static str, BTreeMap<Program, Vec<f64>>>;
+
+/// Which connection comes next, by number.
+struct Flows {
+    order: u32,
+    begun: u32,
+}
+
+impl Flows {
+    /// A live one.
+    fn live(&mut self) -> u32 {
+        // Full period: every one comes once before any comes again.
+        self.order = (self.order.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)) & 0x1_ffff;
+        self.order % FLOWS
+    }
+
+    /// One that never was.
+    fn another(&mut self) -> u32 {
+        self.begun += 1;
+        self.begun
+    }
+}
+
+/// A data plane with workloads that a remote group may reach.
 struct Bench(Datapath);
 
 impl Bench {
@@ -79,33 +125,25 @@ impl Bench {
         let tags = [(policy.source.clone(), tag(PEER_TAG)?), (policy.destination.clone(), tag(8)?)].into();
         let stance = Stance { isolation: Isolation::Always, hosts_may_reach: false, host_services: None };
         let set = policy_set(Some(&policy.destination), &stance, &Policies::new([&policy], tags));
-        let endpoint = Endpoint {
-            slot: SLOT,
-            ip: OWN,
-            mac: Mac::for_workload(OWN),
-            tag: Tag::new(8),
-            set: SetId(1),
-            isolated: true,
-            hosts_may_reach: false,
-            host_listed_only: false,
-            deny: DenyAction::Drop,
-            audit: false,
-            limited: Limited::default(),
-        };
         let peer = PeerHost { underlay: UNDERLAY.0, vtep: Ipv4Addr::new(10, 255, 2, 0), gbp: true, unmanaged: false };
-        datapath.apply(&[
-            MapOp::PutPeer("10.255.2.0/24".parse()?, peer),
-            MapOp::PutSet(SetId(1), set),
-            MapOp::PutEndpoint(endpoint),
-        ])?;
+        let mut ops = vec![MapOp::PutPeer("10.255.2.0/24".parse()?, peer), MapOp::PutSet(SetId(1), set)];
+        ops.extend((0..u32::from(WORKLOADS)).map(|number| MapOp::PutEndpoint(endpoint(number))));
+        datapath.apply(&ops)?;
         Ok(Self(datapath))
     }
 
-    /// Nanoseconds of a run.
-    fn run(&self, program: Program, frame: &[u8], repeat: u32) -> Result<f64> {
+    /// The same maps under programs that are loaded anew.
+    fn load_again(&mut self, folder: &Path) -> Result<()> {
+        self.0 = Datapath::open(folder, &host()?)?;
+        Ok(())
+    }
+
+    /// Nanoseconds of a run on a packet of the connection.
+    fn run(&self, program: Program, number: u32, frame: &[u8], repeat: u32) -> Result<f64> {
+        let ifindex = IFINDEX + u32::from(slot(number).0);
         let (mark, ifindex) = match program {
-            Program::ToWorkload => (u32::from(PEER_TAG) << SHIFT, IFINDEX),
-            Program::FromWorkload => (0, IFINDEX),
+            Program::ToWorkload => (u32::from(PEER_TAG) << SHIFT, ifindex),
+            Program::FromWorkload => (0, ifindex),
             Program::ToOverlay => (8 << SHIFT, 0),
             Program::FromOverlay => (u32::from(PEER_TAG), 0),
             Program::FromUnderlay | Program::Empty => (0, 0),
@@ -118,100 +156,74 @@ impl Bench {
     }
 
     fn establish(&self, number: u32) -> Result<()> {
-        self.run(Program::ToWorkload, &arriving(number, SYN), 1)?;
-        self.run(Program::FromWorkload, &leaving(number, SYN | ACK), 1)?;
+        self.run(Program::ToWorkload, number, &arriving(number, SYN), 1)?;
+        self.run(Program::FromWorkload, number, &leaving(number, SYN | ACK), 1)?;
         Ok(())
     }
 
-    /// One flow's packets on end; `number` names the flow of each round.
-    fn repeatedly(&self, name: &str, mut number: impl FnMut() -> u32, summary: &mut Summary) -> Result<()> {
-        let mut worst: f64 = 0.0;
+    /// Everything once.
+    fn round(&self, flows: &mut Flows, samples: &mut Samples) -> Result<()> {
         for program in PROGRAMS {
-            let mut over = Vec::new();
-            for _ in 0..PAIRS {
-                let frame = established(program, number());
-                over.push(self.run(program, &frame, HOT)? - self.run(Program::Empty, &frame, HOT)?);
-            }
-            worst = worst.max(put(summary, &format!("{name}_{}", program.name()), &over));
+            let mut note = |name, nanoseconds| {
+                samples.entry(name).or_default().entry(program).or_default().push(nanoseconds);
+            };
+            note("established_packet_ns_over_empty", self.on_end(program, 0)?);
+            note("established_packet_ns_over_empty_100k", self.on_end(program, flows.live())?);
+            let packet = |number| established(program, number);
+            note("established_packet_ns_over_empty_100k_uncached", self.singly(program, || flows.live(), packet)?);
+            let first = match program {
+                Program::FromWorkload => leaving,
+                Program::ToWorkload => arriving,
+                _ => continue,
+            };
+            note("new_flow_ns_over_empty", self.singly(program, || flows.another(), |number| first(number, SYN))?);
         }
-        summary.insert(name.to_owned(), worst);
         Ok(())
     }
 
-    fn one_flow(&self, summary: &mut Summary) -> Result<()> {
-        self.establish(0)?;
-        self.repeatedly("established_packet_ns_over_empty", || 0, summary)
+    /// One connection's packets.
+    fn on_end(&self, program: Program, number: u32) -> Result<f64> {
+        let frame = established(program, number);
+        let empty = self.run(Program::Empty, number, &frame, ON_END)?;
+        Ok(self.run(program, number, &frame, ON_END)? - empty)
     }
 
-    /// First packets of connections that policy allows, each from another port.
-    fn new_flows(&self, summary: &mut Summary) -> Result<()> {
-        let mut number = FLOWS;
-        let frame = |program| {
-            number += 1;
-            match program {
-                Program::FromWorkload => leaving(number, SYN),
-                _ => arriving(number, SYN),
-            }
-        };
-        self.singly("new_flow_ns_over_empty", &[Program::FromWorkload, Program::ToWorkload], frame, summary)
-    }
-
-    fn many_flows(&self, summary: &mut Summary) -> Result<()> {
-        for number in 0..FLOWS {
-            self.establish(number)?;
+    /// Packets of other connections each, timed one by one.
+    fn singly(&self, program: Program, mut next: impl FnMut() -> u32, packet: impl Fn(u32) -> Vec<u8>) -> Result<f64> {
+        let (mut ours, mut empty) = (Vec::new(), Vec::new());
+        for _ in 0..SINGLE {
+            let number = next();
+            let frame = packet(number);
+            empty.push(self.run(Program::Empty, number, &frame, 1)?);
+            ours.push(self.run(program, number, &frame, 1)?);
         }
-        let mut order = 1_u32;
-        let mut next = || {
-            // Full period: every flow comes once before any comes again.
-            order = (order.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)) & 0x1_ffff;
-            order % FLOWS
-        };
-        self.repeatedly("established_packet_ns_over_empty_100k", &mut next, summary)?;
-        let frame = |program| established(program, next());
-        self.singly("established_packet_ns_over_empty_100k_uncached", &PROGRAMS, frame, summary)
-    }
-
-    /// Packets that are each another one, timed one by one, in turn with the empty program.
-    fn singly(
-        &self,
-        name: &str,
-        programs: &[Program],
-        mut frame: impl FnMut(Program) -> Vec<u8>,
-        summary: &mut Summary,
-    ) -> Result<()> {
-        let mut worst: f64 = 0.0;
-        for program in programs {
-            let mut over = Vec::new();
-            for _ in 0..PAIRS {
-                let (mut ours, mut empty) = (Vec::new(), Vec::new());
-                for _ in 0..COLD {
-                    let frame = frame(*program);
-                    empty.push(self.run(Program::Empty, &frame, 1)?);
-                    ours.push(self.run(*program, &frame, 1)?);
-                }
-                over.push(median_with_bounds(&ours).0 - median_with_bounds(&empty).0);
-            }
-            worst = worst.max(put(summary, &format!("{name}_{}", program.name()), &over));
-        }
-        summary.insert(name.to_owned(), worst);
-        Ok(())
+        Ok(median_with_bounds(&ours).0 - median_with_bounds(&empty).0)
     }
 }
 
-/// The median with its bounds; the median.
-fn put(summary: &mut Summary, name: &str, samples: &[f64]) -> f64 {
-    let (median, low, high) = median_with_bounds(samples);
-    summary.insert(name.to_owned(), median);
-    summary.insert(format!("{name}_low"), low);
-    summary.insert(format!("{name}_high"), high);
-    median
+/// Medians with their bounds; for each thing measured, the program that costs most stands for all.
+fn summarize(samples: &Samples) -> Summary {
+    let mut summary = Summary::new();
+    for (name, programs) in samples {
+        let mut worst: f64 = 0.0;
+        for (program, samples) in programs {
+            let (median, low, high) = median_with_bounds(samples);
+            let name = format!("{name}_{}", program.name());
+            summary.insert(format!("{name}_low"), low);
+            summary.insert(format!("{name}_high"), high);
+            summary.insert(name, median);
+            worst = worst.max(median);
+        }
+        summary.insert((*name).to_owned(), worst);
+    }
+    summary
 }
 
 fn host() -> Result<Host> {
     Ok(Host {
         overlay: "10.255.0.0/16".parse()?,
         gateway: GATEWAY,
-        vtep: Ipv4Addr::new(10, 255, 1, 0),
+        vtep: VTEP,
         vni: 1,
         vxlan_port: PORT,
         mark_shift: SHIFT,
@@ -219,11 +231,36 @@ fn host() -> Result<Host> {
         denials_per_second: 1,
         denials_burst: 5,
         allowed: None,
-        fast_path: true,
+        fast_path: false,
     })
 }
 
-/// The other side of a flow: address and port.
+/// The slot of a connection's workload, and its address.
+fn slot(number: u32) -> Slot {
+    Slot(FIRST_SLOT + u16::try_from(number % u32::from(WORKLOADS)).unwrap_or_default())
+}
+
+fn own(number: u32) -> Ipv4Addr {
+    (u32::from(VTEP) + u32::from(slot(number).0)).into()
+}
+
+fn endpoint(number: u32) -> Endpoint {
+    Endpoint {
+        slot: slot(number),
+        ip: own(number),
+        mac: Mac::for_workload(own(number)),
+        tag: Tag::new(8),
+        set: SetId(1),
+        isolated: true,
+        hosts_may_reach: false,
+        host_listed_only: false,
+        deny: DenyAction::Drop,
+        audit: false,
+        limited: Limited::default(),
+    }
+}
+
+/// The other side of a connection: address and port.
 fn remote(number: u32) -> (Ipv4Addr, u16) {
     let [_, _, _, host] = (number % 200 + 2).to_be_bytes();
     (Ipv4Addr::new(10, 255, 2, host), u16::try_from(1024 + number / 200 % 64_000).unwrap_or(1))
@@ -231,15 +268,15 @@ fn remote(number: u32) -> (Ipv4Addr, u16) {
 
 /// A packet towards the workload.
 fn arriving(number: u32, flags: u8) -> Vec<u8> {
-    let (from, port) = remote(number);
-    tcp(Mac::for_host(GATEWAY), Mac::for_workload(OWN), (from, port), (OWN, 80), flags)
+    let own = own(number);
+    tcp(Mac::for_host(GATEWAY), Mac::for_workload(own), remote(number), (own, 80), flags)
 }
 
 /// A packet of the workload.
 fn leaving(number: u32, flags: u8) -> Vec<u8> {
-    let (to, port) = remote(number);
-    let own = if flags == SYN { 40_000 } else { 80 };
-    tcp(Mac::for_workload(OWN), Mac::for_host(GATEWAY), (OWN, own), (to, port), flags)
+    let own = own(number);
+    let port = if flags == SYN { 40_000 } else { 80 };
+    tcp(Mac::for_workload(own), Mac::for_host(GATEWAY), (own, port), remote(number), flags)
 }
 
 /// A packet of an established flow, as the program sees it.
