@@ -5,6 +5,7 @@
 //! writes. What is left out or lost on the way is counted ([`counts`]).
 
 mod counts;
+mod decision;
 mod feed;
 mod file;
 mod kernel_log;

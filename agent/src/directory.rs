@@ -1,8 +1,10 @@
 //! Who is who on this host and beyond it: what tasks other than the worker need to know, published
 //! by the worker as a whole after every change.
 
+use crate::in_force::InForce;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use weft_model::group::Identity;
 use weft_model::id::{Attachment, GroupId, NodeId, Slot, Tag};
 use weft_model::net::Subnet;
@@ -22,6 +24,8 @@ pub struct Directory {
     pub enforced: i64,
     /// The store's epoch that revision belongs to.
     pub epoch: String,
+    /// What the programs judge by, once there are programs and policies.
+    pub in_force: Option<Arc<InForce>>,
 }
 
 /// A workload here.
@@ -45,6 +49,12 @@ impl Directory {
     pub fn resident(&self, ip: Ipv4Addr) -> Option<&Resident> {
         let offset = self.subnet?.offset(ip)?;
         self.endpoints.get(&Slot(u16::try_from(offset).ok()?))
+    }
+
+    /// The address of a slot.
+    #[must_use]
+    pub fn address(&self, slot: Slot) -> Option<Ipv4Addr> {
+        self.subnet.and_then(|subnet| subnet.address(slot.0.into()))
     }
 
     /// The name of the host in whose subnet the address lies.

@@ -14,6 +14,7 @@ pub mod directory;
 pub mod dry_run;
 mod fault;
 pub mod files;
+mod in_force;
 pub mod leases;
 pub mod metrics;
 pub mod overlay;

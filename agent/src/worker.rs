@@ -29,6 +29,7 @@ use crate::cache::CachedPeer;
 use crate::config::Config;
 use crate::denials::Counts;
 use crate::directory::{Directory, HostName};
+use crate::in_force::Known;
 use crate::overlay::Overlay;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use weft_hostnet::Executor;
 use weft_ipam::Pool;
 use weft_model::bandwidth::Means;
 use weft_model::compile::Policies;
+use weft_model::datapath::Surroundings;
 use weft_model::endpoints::Programmed;
 use weft_model::id::{Attachment, GroupId};
 use weft_model::lease;
@@ -138,6 +140,8 @@ struct Core {
     pool: Option<Pool>,
     journal: journal::Journal,
     policies: Option<Arc<Known>>,
+    /// Whom the programs know besides this host's workloads.
+    around: Arc<Surroundings>,
     /// Policy sets of the groups that run here, made from `policies`.
     sets: BTreeMap<Option<GroupId>, PolicySet>,
     /// Groups whose policies do not fit into the maps.
@@ -167,13 +171,6 @@ struct Core {
     started: Instant,
     /// ADDs that came before the agent was ready.
     early: Vec<Command>,
-}
-
-/// Policies as the store showed them last.
-struct Known {
-    revision: i64,
-    epoch: String,
-    arranged: Policies,
 }
 
 /// When to look at what.
@@ -223,6 +220,7 @@ impl Core {
             refused_peers: Vec::new(),
             pool: None,
             policies: None,
+            around: Arc::default(),
             sets: BTreeMap::new(),
             unfit: programs::Unfit::default(),
             guarded: BTreeSet::new(),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use weft_model::id::{GroupId, Tag};
+use weft_model::policy::Isolation;
 
 /// A denied (or audited) packet, or the first one of an allowed connection: a line of `GET /v1/denials`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct DenialRecord {
     /// The rule that decided: its number in the judged workload's policy set. None: no rule matched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<u32>,
+    /// What that rule is, or why there is none; nothing where no rule is asked (forged addresses, say).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
     /// `ingress` or `egress`, as the judged workload sees it.
     pub direction: String,
     /// Where from.
@@ -48,6 +52,31 @@ impl DenialRecord {
     pub fn passed(&self) -> bool {
         matches!(self.action.as_str(), "audit" | "allow")
     }
+}
+
+/// What decided about a packet, by the policies that were in force when its record was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Decision {
+    /// In words, for people.
+    pub text: String,
+    /// As [`crate::explain::Judgement::because`]; `unknown` where policies have changed since, or were written by an
+    /// earlier agent.
+    pub because: String,
+    /// Where the rule comes from, such as `policy app → web tcp 8080`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// The rule's tier: `admin`, `policy` or `baseline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+    /// The rule's priority within its tier; the higher wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// The host's mode of isolation, where that closes the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
+    /// The revision of policies that the host enforced.
+    pub revision: i64,
 }
 
 /// One side of a denied packet.

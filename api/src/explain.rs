@@ -169,6 +169,24 @@ pub struct Judgement {
     pub data_plane: Option<DataPlane>,
 }
 
+/// What [`Judgement::because`] means. A newer agent's codes are their own words.
+#[must_use]
+pub fn in_words(because: &str) -> &str {
+    match because {
+        "itself" => "a workload always reaches itself",
+        "own-host" => "a host always reaches its workloads",
+        "mapped" => "a port of the host is mapped to it",
+        "hosts-may-reach" => "other hosts may reach workloads here (hosts_may_reach)",
+        "open" => "no rule says no, and none is needed",
+        "isolated" => "no policy allows it, and the workload is isolated",
+        "host-access" => "workloads reach their own host only on host_services, and this is none",
+        "multicast" => "workloads send no multicast or broadcast",
+        "link-local" => "169.254.0.0/16 is closed (allow_link_local)",
+        "workload-vxlan" => "workloads send no VXLAN",
+        other => other,
+    }
+}
+
 /// The rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

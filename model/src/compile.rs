@@ -77,14 +77,7 @@ pub enum Origin {
 /// their own host reaches).
 #[must_use]
 pub fn policy_set(group: Option<&GroupId>, stance: &Stance, policies: &Policies) -> PolicySet {
-    let rules = (1..).zip(sources(group, stance, policies)).map(|(id, (direction, peer, traffic, _))| Rule {
-        direction,
-        peer,
-        traffic,
-        precedence: ALLOW_PRECEDENCE,
-        verdict: Verdict::Allow,
-        id,
-    });
+    let rules = (1..).zip(sources(group, stance, policies)).map(|(id, source)| rule(id, &source));
     let is_destination = group.is_some_and(|group| policies.is_destination(group));
     PolicySet {
         isolated: group.is_none() || crate::policy::isolated(stance.isolation, is_destination),
@@ -94,11 +87,17 @@ pub fn policy_set(group: Option<&GroupId>, stance: &Stance, policies: &Policies)
     }
 }
 
-/// Where the rule of number `id` comes from in the set that [`policy_set`] makes of the same.
+fn rule(id: u32, (direction, peer, traffic, _): &Sourced<'_>) -> Rule {
+    let (precedence, verdict) = (ALLOW_PRECEDENCE, Verdict::Allow);
+    Rule { direction: *direction, peer: *peer, traffic: *traffic, precedence, verdict, id }
+}
+
+/// Where a rule comes from; `None`: [`policy_set`] makes no such rule of the same.
 #[must_use]
-pub fn origin(group: Option<&GroupId>, stance: &Stance, policies: &Policies, id: u32) -> Option<Origin> {
-    let index = usize::try_from(id.checked_sub(1)?).ok()?;
-    sources(group, stance, policies).nth(index).map(|(.., source)| match source {
+pub fn origin(group: Option<&GroupId>, stance: &Stance, policies: &Policies, of: &Rule) -> Option<Origin> {
+    let index = usize::try_from(of.id.checked_sub(1)?).ok()?;
+    let sourced = sources(group, stance, policies).nth(index).filter(|sourced| rule(of.id, sourced) == *of)?;
+    Some(match sourced.3 {
         Source::HostService(protocol, port) => Origin::HostService(protocol, port),
         Source::Policy(policy) => Origin::Policy(policy.clone()),
     })
@@ -204,14 +203,15 @@ mod tests {
         let stance = Stance { host_services: services, ..stance(Isolation::Always) };
         let web = group("web");
         let rules = policy_set(Some(&web), &stance, &policies).rules;
-        let origins: Vec<_> =
-            rules.iter().map(|rule| origin(Some(&web), &stance, &policies, rule.id).unwrap()).collect();
+        let origins: Vec<_> = rules.iter().map(|rule| origin(Some(&web), &stance, &policies, rule).unwrap()).collect();
         let [Origin::HostService(Protocol::Udp, 53), Origin::Policy(policy)] = &origins[..] else {
             panic!("{origins:?}")
         };
         assert_eq!((policy.source.as_str(), policy.ports.start()), ("app", 80));
-        assert_eq!(origin(Some(&web), &stance, &policies, 3), None);
-        assert_eq!(origin(Some(&web), &stance, &policies, 0), None);
+        // Rules of other sets, and none at all.
+        for other in [Rule { id: 1, ..rules[1] }, Rule { id: 3, ..rules[1] }, Rule { id: 0, ..rules[1] }] {
+            assert_eq!(origin(Some(&web), &stance, &policies, &other), None);
+        }
         assert!(policies.names(&group("app")) && !policies.names(&group("nobody")));
     }
 

@@ -8,6 +8,7 @@ use crate::mac::Mac;
 use crate::policy::PolicySet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// An endpoint as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub struct Programmed {
     /// Endpoints by slot, without the slot itself being told twice.
     pub endpoints: BTreeMap<Slot, Endpoint>,
     /// Sets we wrote, by number.
-    pub sets: BTreeMap<SetId, PolicySet>,
+    pub sets: BTreeMap<SetId, Arc<PolicySet>>,
     /// Numbers that are in the maps but whose contents we do not know: an earlier agent's.
     pub orphans: BTreeSet<SetId>,
     /// The number given last.
@@ -46,7 +47,7 @@ impl Programmed {
     pub fn apply(&mut self, op: &MapOp) {
         match op {
             MapOp::PutSet(id, set) => {
-                self.sets.insert(*id, set.clone());
+                self.sets.insert(*id, Arc::new(set.clone()));
                 self.last_set = id.0;
             }
             MapOp::RemoveSet(id) => {
@@ -93,7 +94,8 @@ pub fn plan(
     let mut numbers: BTreeMap<&Option<GroupId>, SetId> = BTreeMap::new();
     let mut ops = Vec::new();
     for (group, set) in sets {
-        let written = programmed.sets.iter().chain(given.iter().map(|(id, set)| (id, *set)));
+        let known = programmed.sets.iter().map(|(id, set)| (id, set.as_ref()));
+        let written = known.chain(given.iter().map(|(id, set)| (id, *set)));
         let known = written.filter(|(_, known)| *known == set).map(|(id, _)| *id).next();
         let id = known.unwrap_or_else(|| {
             let id = programmed.next_set(&given);
@@ -232,7 +234,7 @@ mod tests {
             prop_assert_eq!(programmed.endpoints.len(), second.0.len());
             for (slot, want) in &second.0 {
                 let endpoint = &programmed.endpoints[slot];
-                prop_assert_eq!(&programmed.sets[&endpoint.set], &second.1[&want.group]);
+                prop_assert_eq!(&*programmed.sets[&endpoint.set], &second.1[&want.group]);
                 prop_assert_eq!((endpoint.ip, endpoint.tag), (want.ip, want.tag));
             }
             let used: BTreeSet<SetId> = programmed.endpoints.values().map(|endpoint| endpoint.set).collect();

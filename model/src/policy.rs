@@ -105,6 +105,16 @@ pub enum Isolation {
     Never,
 }
 
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Always => "always",
+            Self::Selected => "selected",
+            Self::Never => "never",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

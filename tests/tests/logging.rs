@@ -98,6 +98,11 @@ fn what_is_logged_and_what_only_is_are_switched_while_traffic_runs() {
     assert_eq!((&packet["allowed"], &packet["protocol"]), (&false.into(), &"TCP".into()));
     assert_eq!(packet["src_ip"], scene.pod.ip.to_string());
     assert_eq!((&line["data"]["weft"]["reason"], &line["data"]["weft"]["rule"]), (&"policy".into(), &Value::Null));
+    // The absence of a rule, and what closes the app then.
+    let decision = &line["data"]["weft"]["decision"];
+    let because = "the workload is isolated (isolation always)";
+    assert_eq!(decision["text"], format!("no rule allows {} → 3b1c tcp 81: {because}", scene.pod.ip), "{line}");
+    assert_eq!((&decision["because"], &decision["isolation"]), (&"isolated".into(), &"always".into()));
 
     // Audit of one group: it is reached, the other is not.
     assert!(!scene.reaches());
@@ -143,6 +148,27 @@ fn what_is_logged_and_what_only_is_are_switched_while_traffic_runs() {
     let weft = &line["data"]["weft"];
     assert_eq!((&weft["tcpFlags"], &weft["source"]["group"]), (&"SYN".into(), &"k8s:lab/shop".into()));
     assert!(weft["rule"].as_u64().is_some_and(|rule| rule > 0), "{weft}");
+    // The policy that allows, and, of the same group, that none does.
+    let decision = &weft["decision"];
+    assert_eq!(decision["origin"], "policy k8s:lab/shop → 3b1c tcp 8080", "{weft}");
+    assert_eq!((&decision["tier"], &decision["because"]), (&"policy".into(), &"rule".into()));
+    let revision = scene.cell().status().unwrap().enforced_revision;
+    assert_eq!(decision["revision"], revision, "{weft}");
+    let absent = format!("no rule allows k8s:lab/shop → 3b1c tcp 84: {because}");
+    assert_eq!(scene.denied(84)["data"]["weft"]["decision"]["text"], absent);
+    let shown = || Ok(scene.weft("denials").lines().any(|line| line.contains(":84 (3b1c)") && line.ends_with(&absent)));
+    until_true("weft denials to say so", PATIENCE, shown).unwrap();
+    // What the agent starts anew with is known to it as soon as it has written its own.
+    let host = scene.lab.host_mut("c1");
+    host.kill_agent().unwrap();
+    host.start_agent().unwrap();
+    host.wait_ready(PATIENCE).unwrap();
+    let known = || {
+        let line = scene.denied(85);
+        anyhow::ensure!(line["data"]["weft"]["decision"]["because"] == "isolated", "{line}");
+        Ok(())
+    };
+    until("the agent to know its policies", PATIENCE, known).unwrap();
 
     // What cannot be is refused, and nothing changes.
     let before = scene.logging();

@@ -72,7 +72,7 @@ fn line(denial: &Denial) -> String {
         _ => format!("SPT={} DPT={}", record.source.port, record.destination.port),
     };
     format!(
-        "<13>{} IN={input} OUT={output} SRC={} DST={} LEN={} PROTO={} {ends} {}MARK={:#x} REASON={}\n",
+        "<13>{} IN={input} OUT={output} SRC={} DST={} LEN={} PROTO={} {ends} {}MARK={:#x} REASON={}{}\n",
         prefix(denial),
         record.source.ip,
         record.destination.ip,
@@ -81,7 +81,17 @@ fn line(denial: &Denial) -> String {
         record.tcp_flags.split(',').filter(|flag| !flag.is_empty()).map(|flag| format!("{flag} ")).collect::<String>(),
         tag(denial),
         record.reason,
+        rule(denial),
     )
+}
+
+/// Which rule decided, where one was asked.
+fn rule(denial: &Denial) -> String {
+    match (denial.record.rule, &denial.record.decision) {
+        (Some(rule), _) => format!(" RULE={rule}"),
+        (None, Some(_)) => " RULE=none".to_owned(),
+        (None, None) => String::new(),
+    }
 }
 
 fn tag(denial: &Denial) -> u16 {
@@ -126,6 +136,15 @@ mod tests {
             line(&denial("reject", "ingress")),
             "<13>DENY_C2C_6e2ad364-5bb4-4f1c- IN= OUT=weft0123 SRC=10.255.2.9 DST=10.255.1.5 LEN=60 PROTO=TCP SPT=40000 DPT=80 SYN MARK=0xa05 REASON=policy\n"
         );
+    }
+
+    #[test]
+    fn the_rule_or_its_absence_ends_the_line() {
+        assert!(line(&denial("allow", "ingress")).ends_with(" REASON=passed RULE=3\n"));
+        let mut denied = denial("reject", "ingress");
+        let decision = r#"{"text":"no rule allows it","because":"isolated","revision":1}"#;
+        std::sync::Arc::make_mut(&mut denied.record).decision = serde_json::from_str(decision).ok();
+        assert!(line(&denied).ends_with(" REASON=policy RULE=none\n"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 
-/// Records that may wait while the disk is slow: some 20 MiB.
+/// Records that may wait while the disk is slow: some 25 MiB.
 const CAPACITY: usize = 16_384;
 /// Records written together at most, and some more: a batch is not divided.
 const TOGETHER: usize = 4_096;

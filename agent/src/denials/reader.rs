@@ -1,6 +1,7 @@
 //! The thread that empties the ring buffer.
 
 use super::counts::add;
+use super::decision::Decisions;
 use super::feed::DenialFeed;
 use super::record::{Clock, Denial};
 use super::share::Shares;
@@ -39,9 +40,9 @@ impl Reader {
     /// Reads for the agent's life.
     pub(crate) fn run(self) {
         let Ok(mut ring) = self.rings.recv() else { return };
-        let mut shares = Shares::default();
+        let (mut shares, mut decisions) = (Shares::default(), Decisions::new());
         loop {
-            while self.turn(&mut ring, &mut shares) {}
+            while self.turn(&mut ring, &mut shares, &mut decisions) {}
             let mut fds = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -54,7 +55,7 @@ impl Reader {
     }
 
     /// Takes a batch of records; whether there were any.
-    fn turn(&self, ring: &mut DenialReader, shares: &mut Shares) -> bool {
+    fn turn(&self, ring: &mut DenialReader, shares: &mut Shares, decisions: &mut Decisions) -> bool {
         let (directory, clock, now) = (self.directory.borrow().clone(), Clock::read(), Instant::now());
         let per_second = self.logging.borrow().workload_records_per_second;
         let (mut read, mut batch) = (0, Vec::new());
@@ -62,7 +63,8 @@ impl Reader {
             read += 1;
             let Some(left_out) = shares.take(event.slot, now, per_second) else { continue };
             event.suppressed = event.suppressed.saturating_add(left_out);
-            let denial = Denial::new(&event, &directory, &clock);
+            let decision = decisions.of(&event, &directory, now);
+            let denial = Denial::new(&event, &directory, &clock, decision);
             self.feed.push(denial.record.clone());
             batch.push(denial);
         }

@@ -3,7 +3,7 @@
 use crate::directory::{Directory, Resident};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use weft_api::denial::{DenialRecord, Party};
+use weft_api::denial::{Decision, DenialRecord, Party};
 use weft_datapath::{DenialEvent, Reason, action, direction};
 use weft_model::id::{Slot, Tag};
 
@@ -21,7 +21,7 @@ pub(crate) struct Denial {
 
 impl Denial {
     /// Names what the event numbers.
-    pub(super) fn new(event: &DenialEvent, directory: &Directory, clock: &Clock) -> Self {
+    pub(super) fn new(event: &DenialEvent, directory: &Directory, clock: &Clock, decision: Option<Decision>) -> Self {
         let at = clock.wall(event.at_ns);
         let judge = u16::try_from(event.slot).ok().and_then(|slot| directory.endpoints.get(&Slot(slot)));
         let source_tag = Tag::new(event.source_tag);
@@ -40,6 +40,7 @@ impl Denial {
             }
             .to_owned(),
             rule: (event.rule != 0).then_some(event.rule),
+            decision,
             direction: if event.direction == direction::EGRESS { "egress" } else { "ingress" }.to_owned(),
             source,
             destination,
@@ -74,7 +75,7 @@ impl Clock {
     }
 }
 
-fn v4(address: [u8; 16]) -> Ipv4Addr {
+pub(super) fn v4(address: [u8; 16]) -> Ipv4Addr {
     Ipv4Addr::new(address[12], address[13], address[14], address[15])
 }
 
@@ -162,7 +163,7 @@ pub(super) mod tests {
             icmp_code: 0,
             reserved: [0; 2],
         };
-        Denial::new(&event, &directory(), &Clock::read())
+        Denial::new(&event, &directory(), &Clock::read(), None)
     }
 
     #[test]

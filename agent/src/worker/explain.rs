@@ -1,15 +1,17 @@
 //! `weft explain`: what this host's programs would do with a connection nobody has opened yet.
 
-use super::{Core, Known, Reply, internal, try_again};
+use super::{Core, Reply, internal, try_again};
+use crate::in_force::{Known, origin_in_words};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use weft_api::agent::{ApiError, ErrorCode};
 use weft_api::explain::{DataPlane, ExplainQuery, Explanation, Judgement, PartyView, RuleView, Service, Verdict};
 use weft_ipam::{Entry, State};
-use weft_model::compile::{Origin, origin, policy_set};
+use weft_model::compile::policy_set;
 use weft_model::datapath::{Host, Surroundings};
 use weft_model::explain::{Door, Party, closed_door, opener, party, target};
 use weft_model::id::{Attachment, GroupId, Slot, Tag};
-use weft_model::policy::{Direction, PolicySet, Remote, Rule, Why, evaluate};
+use weft_model::policy::{Direction, PolicySet, Remote, evaluate};
 
 /// One side, found.
 struct Side {
@@ -226,16 +228,17 @@ impl Core {
     ) -> Judgement {
         let wanted = self.wanted_set(side, facts);
         let endpoint = side.slot.and_then(|slot| self.programmed.endpoints.get(&slot));
-        let in_force = endpoint.and_then(|endpoint| self.programmed.sets.get(&endpoint.set));
+        let in_force = endpoint.and_then(|endpoint| self.programmed.sets.get(&endpoint.set)).map(Arc::as_ref);
         let set = in_force.unwrap_or(&wanted);
         let ruling = evaluate(set, direction, remote, service.proto, service.port);
         let audits = || self.logging.audits(side.group.as_ref());
         let audit = !ruling.allowed && endpoint.map_or_else(audits, |endpoint| endpoint.audit);
+        let (stance, policies) = (&self.config.stance, &facts.known.arranged);
         let rule = set
             .rules
             .iter()
             .find(|rule| rule.id == ruling.rule())
-            .map(|rule| RuleView { id: rule.id, origin: self.origin(side, rule, *set == wanted, facts) });
+            .map(|rule| RuleView { id: rule.id, origin: origin_in_words(side.group.as_ref(), stance, policies, rule) });
         Judgement {
             host: self.me.hostname.clone(),
             direction: match direction {
@@ -244,28 +247,17 @@ impl Core {
             }
             .to_owned(),
             passes: ruling.allowed || audit,
-            because: because(ruling.why).to_owned(),
+            because: ruling.why.code().to_owned(),
             rule,
             audit,
             data_plane: side.slot.and_then(|slot| self.data_plane(slot, &wanted, facts)),
         }
     }
 
-    fn origin(&self, side: &Side, rule: &Rule, current: bool, facts: &Facts<'_>) -> String {
-        let origin = origin(side.group.as_ref(), &self.config.stance, &facts.known.arranged, rule.id);
-        match origin.filter(|_| current) {
-            Some(Origin::Policy(policy)) => {
-                format!("policy {} → {} {}", policy.source, policy.destination, rule.traffic)
-            }
-            Some(Origin::HostService(..)) => format!("host_services: {}", rule.traffic),
-            None => format!("a rule of an older revision: {:?}, {}", rule.peer, rule.traffic),
-        }
-    }
-
     /// Read from the maps themselves, not from what we remember of them.
     fn data_plane(&self, slot: Slot, wanted: &PolicySet, facts: &Facts<'_>) -> Option<DataPlane> {
         let live = self.datapath.as_ref()?.endpoints().remove(&slot)?;
-        let set = self.programmed.sets.get(&live.endpoint.set);
+        let set = self.programmed.sets.get(&live.endpoint.set).map(Arc::as_ref);
         let attachment = self.committed_entries().find(|(_, entry)| entry.slot == slot)?.0;
         Some(DataPlane {
             revision: self.enforced,
@@ -288,18 +280,5 @@ fn view(kind: &str) -> PartyView {
         tag: None,
         attachment: None,
         host: None,
-    }
-}
-
-fn because(why: Why) -> &'static str {
-    match why {
-        Why::Itself => "itself",
-        Why::OwnHost => "own-host",
-        Why::Mapped => "mapped",
-        Why::HostsMayReach => "hosts-may-reach",
-        Why::Rule(_) => "rule",
-        Why::Open => "open",
-        Why::Isolated => "isolated",
-        Why::HostNotListed => "host-access",
     }
 }

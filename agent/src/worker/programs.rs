@@ -4,6 +4,7 @@ use super::capabilities::protocol_ports;
 use super::{Core, RETRY};
 use crate::leases::chain;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use weft_api::agent::KernelView;
 use weft_datapath::{Attached, Datapath, DatapathError, kernel_release};
 use weft_ipam::{Entry, State};
@@ -238,6 +239,7 @@ impl Core {
         let ops = plan_surroundings(&desired, &actual);
         datapath.apply(&ops).map_err(|error| chain(&error))?;
         self.programs.changes += u64::try_from(ops.len()).unwrap_or(0);
+        self.around = Arc::new(desired);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use super::Core;
 use super::journal::boot_seconds;
 use crate::directory::{Directory, Resident};
+use crate::in_force::InForce;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use weft_api::agent::{EndpointView, KernelView, PeerView, Status};
@@ -21,6 +22,7 @@ impl Core {
             groups: tags.into_iter().flatten().map(|(group, tag)| (*tag, group.clone())).collect(),
             enforced: self.enforced,
             epoch: self.policies.as_ref().map(|policies| policies.epoch.clone()).unwrap_or_default(),
+            in_force: self.in_force().map(Arc::new),
             ..Directory::default()
         };
         directory.hosts = self
@@ -40,6 +42,19 @@ impl Core {
             directory.endpoints.insert(entry.slot, resident);
         }
         self.outlets.directory.send_replace(Arc::new(directory));
+    }
+
+    /// What the programs judge by, for who is to say why.
+    fn in_force(&self) -> Option<InForce> {
+        let set_of = |set| self.programmed.sets.get(set).cloned();
+        let endpoints = self.programmed.endpoints.iter();
+        Some(InForce {
+            host: self.host()?,
+            around: self.around.clone(),
+            stance: self.config.stance.clone(),
+            known: self.policies.clone()?,
+            sets: endpoints.filter_map(|(slot, endpoint)| Some((*slot, set_of(&endpoint.set)?))).collect(),
+        })
     }
 
     /// For `weft status`.

@@ -61,8 +61,17 @@ fn party(record: &DenialRecord, party: &Party) -> String {
     format!("{}{port}{group}", party.ip)
 }
 
-/// `weft-abi`'s names of reasons in words; an agent may be newer than we are.
+/// What decided, and what else is the matter.
 fn why(record: &DenialRecord) -> String {
+    let Some(decision) = &record.decision else { return without_decision(record) };
+    match record.reason.as_str() {
+        "passed" | "policy" | "audited" | "host-access" => decision.text.clone(),
+        reason => format!("{}; {}", in_words(reason), decision.text),
+    }
+}
+
+/// `weft-abi`'s names of reasons in words; an agent may be newer than we are, or older.
+fn without_decision(record: &DenialRecord) -> String {
     let by_rule = record.rule.map(|rule| format!("rule {rule}"));
     match (record.reason.as_str(), by_rule) {
         ("passed", rule) => rule.unwrap_or_else(|| "no rule needed".to_owned()),
@@ -147,6 +156,25 @@ mod tests {
         (record.action, record.reason) = ("allow".to_owned(), "passed".to_owned());
         let line = denial(&record);
         assert!(line.contains("  OK ingress tcp ") && line.ends_with(" rule 3\n"), "{line}");
+    }
+
+    #[test]
+    fn what_the_rule_is_or_why_there_is_none() {
+        let mut record = record();
+        record.decision = serde_json::from_str(
+            r#"{"text":"no rule allows a → b tcp 80: isolation is always","because":"isolated","isolation":"always","revision":7}"#,
+        )
+        .unwrap();
+        assert!(
+            denial(&record).ends_with(") no rule allows a → b tcp 80: isolation is always\n"),
+            "{}",
+            denial(&record)
+        );
+        record.reason = "revoked".to_owned();
+        let line = denial(&record);
+        assert!(
+            line.ends_with(" the policy that allowed it is gone; no rule allows a → b tcp 80: isolation is always\n")
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::plain;
 use std::fmt::Write;
-use weft_api::explain::{DataPlane, Explanation, Judgement, PartyView, Verdict};
+use weft_api::explain::{DataPlane, Explanation, Judgement, PartyView, Verdict, in_words};
 
 /// The outcome first, then who says so and why.
 #[must_use]
@@ -51,26 +51,9 @@ fn judged(judgement: &Judgement) -> String {
     };
     let reason = match (because.as_str(), rule) {
         ("rule", Some(rule)) => format!("rule {}: {}", rule.id, rule.origin),
-        (other, _) => words(other).to_owned(),
+        (other, _) => in_words(other).to_owned(),
     };
     format!("{direction:<8} on {host}: {answer}; {reason}")
-}
-
-/// What the codes mean. A newer agent's are shown as they are.
-fn words(because: &str) -> &str {
-    match because {
-        "itself" => "a workload always reaches itself",
-        "own-host" => "a host always reaches its workloads",
-        "mapped" => "a port of the host is mapped to it",
-        "hosts-may-reach" => "other hosts may reach workloads here (hosts_may_reach)",
-        "open" => "no rule says no, and none is needed",
-        "isolated" => "no policy allows it, and the workload is isolated",
-        "host-access" => "workloads reach their own host only on host_services, and this is none",
-        "multicast" => "workloads send no multicast or broadcast",
-        "link-local" => "169.254.0.0/16 is closed (allow_link_local)",
-        "workload-vxlan" => "workloads send no VXLAN",
-        other => other,
-    }
 }
 
 fn programs(state: &DataPlane) -> String {

@@ -56,6 +56,23 @@ pub enum Why {
     HostNotListed,
 }
 
+impl Why {
+    /// Its name in explanations and records.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Itself => "itself",
+            Self::OwnHost => "own-host",
+            Self::Mapped => "mapped",
+            Self::HostsMayReach => "hosts-may-reach",
+            Self::Rule(_) => "rule",
+            Self::Open => "open",
+            Self::Isolated => "isolated",
+            Self::HostNotListed => "host-access",
+        }
+    }
+}
+
 impl Ruling {
     const fn allow(why: Why) -> Self {
         Self { allowed: true, why }

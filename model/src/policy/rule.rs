@@ -173,6 +173,16 @@ impl Tier {
     pub const ALL: [Self; 3] = [Self::Admin, Self::Policy, Self::Baseline];
 }
 
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Admin => "admin",
+            Self::Policy => "policy",
+            Self::Baseline => "baseline",
+        })
+    }
+}
+
 /// Which of the rules that match wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Precedence {
