@@ -8,7 +8,10 @@ use common::frame::*;
 use common::*;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
-use weft_model::datapath::MapOp;
+use weft_abi::{Conn, ConnKey4, SLOT_IFINDEX_BASE};
+use weft_datapath::{Probe, Program};
+use weft_model::datapath::{Endpoint, MapOp};
+use weft_model::id::Slot;
 use weft_model::mac::Mac;
 use weft_model::policy::{Direction, Protocol, Rule};
 
@@ -265,4 +268,54 @@ fn a_closed_connection_is_forgotten_soon() {
     assert_eq!(bench.arrive(&back(ACK), 0).verdict, PASS, "the last acknowledgement");
     age(&bench, "ct_more4", 14);
     assert_eq!(bench.arrive(&back(ACK), 0).verdict, DROP);
+}
+
+/// What is noted of the end of the flow between [`REMOTE`]'s port 40000 and port 80, if it is among the answered.
+fn noted_end(bench: &Bench) -> Option<u8> {
+    use aya::maps::{HashMap, Map, MapData};
+    let data = MapData::from_pin(maps(&bench.folder).join("ct_est4")).unwrap();
+    let flows: HashMap<_, [u8; size_of::<ConnKey4>()], [u8; size_of::<Conn>()]> =
+        HashMap::try_from(Map::LruHashMap(data)).unwrap();
+    let ports = [40000_u16.to_be_bytes(), 80_u16.to_be_bytes()].concat();
+    let key = [&u32::from(SLOT.0).to_ne_bytes()[..], &REMOTE.octets(), &ports, &[6, 0, 0, 0]].concat();
+    flows.get(&key.try_into().unwrap(), 0).ok().map(|conn| conn[std::mem::offset_of!(Conn, tcp)])
+}
+
+/// Sequence numbers are not looked at: a reset counts whatever it bears. So whoever is not one of the two ends must
+/// not get one to the program that would believe it.
+#[test]
+fn only_its_two_ends_end_a_flow() {
+    let mut bench = Bench::new(allow_80());
+    let neighbour = SLOT_IFINDEX_BASE + 6;
+    run(&format!("ip link add w6 index {neighbour} type veth peer name c6"));
+    let mac = Mac::for_workload(NEIGHBOUR);
+    let other = Endpoint { slot: Slot(6), ip: NEIGHBOUR, mac, ..bench.endpoint.clone() };
+    bench.datapath.apply(&[MapOp::PutEndpoint(other)]).unwrap();
+    established(&bench);
+    assert_eq!(noted_end(&bench), Some(0));
+
+    let towards = |flags| tcp(REMOTE, OWN, (40000, 80), flags, b"");
+    let back = |flags| tcp(OWN, REMOTE, (80, 40000), flags, b"");
+    for flags in [RST, RST | ACK, FIN | ACK] {
+        // A neighbour, in either end's name.
+        for packet in [towards(flags), back(flags)] {
+            let frame = ethernet(mac, gateway_mac(), 0x0800, &packet);
+            let probe =
+                Probe { frame: &frame, mark: 0, ifindex: neighbour, ingress_ifindex: 0, gso_size: 0, repeat: 1 };
+            bench.expect("spoofed-ip", DROP, |b| b.datapath.probe(Program::FromWorkload, &probe).unwrap());
+        }
+        // Other hosts, by the tunnel; strangers on the underlay.
+        let inner = ethernet(Mac([2; 6]), Mac([4; 6]), 0x0800, &towards(flags));
+        for outer in [PLAIN_UNDERLAY, FLANNEL_UNDERLAY, Ipv4Addr::new(192, 0, 2, 66)] {
+            let frame = vxlan((outer, HOST), VXLAN_PORT, VNI, &inner);
+            bench.expect("inner-source", DROP, |b| b.probe(Program::FromUnderlay, &frame, 0, 1));
+        }
+        // Whatever has the address and not the tag, by another way.
+        for tag in [0, 8] {
+            bench.expect("mid-stream", DROP, |b| b.arrive(&segment(flags), tag));
+        }
+    }
+    assert_eq!(noted_end(&bench), Some(0), "somebody else has ended it");
+    bench.expect("passed", PASS, |b| b.arrive(&segment(RST), 7));
+    assert_eq!(noted_end(&bench), None, "its own end cannot");
 }

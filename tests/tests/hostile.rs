@@ -1,10 +1,11 @@
 //! A tenant with root and all capabilities in its network namespace, who makes every frame by hand:
 //! nobody takes it for somebody else, and it reaches nothing that no policy lets it reach.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
-use weft_lab::probe;
+use weft_lab::probe::{self, HttpServer};
 use weft_lab::shell::sh_in;
 use weft_lab::underlay::{add_netns, plug};
 use weft_lab::wait::until;
@@ -184,6 +185,35 @@ fn what_a_victim_opens_leads_back_and_nowhere_else() {
     }
 }
 
+/// The programs do not know TCP's windows: a reset that reached a flow's veth would count whatever its numbers.
+/// Whoever knows both ends' addresses and ports still gets none there.
+#[test]
+fn nobody_else_ends_a_flow() {
+    let Cast { attacker, friend, victims, lab } = cast("resets");
+    let server = HttpServer::start(&friend.workload.netns, 8080).expect("a server");
+    for victim in &victims {
+        let mut stream =
+            probe::connects(&victim.workload.netns, (friend.ip, server.port()).into(), PATIENCE).expect("a connection");
+        let port = stream.local_addr().expect("an address").port();
+        let spoofed = || lab.host("n1").status().expect("a status").counters["spoofed-ip"];
+        let before = spoofed();
+        let mut frames = Vec::new();
+        for flags in [0x04, 0x14, 0x11] {
+            let in_name = |from, to, ports: (u16, u16)| {
+                Ip { proto: 6, ..Ip::udp(from, to) }.with(&tcp(ports.0, ports.1, flags, EVIL))
+            };
+            frames.push(attacker.frame(&in_name(friend.ip, victim.ip, (server.port(), port))));
+            frames.push(attacker.frame(&in_name(victim.ip, friend.ip, (port, server.port()))));
+        }
+        attacker.attacks("a reset in a flow's name", victim, &frames);
+        assert_eq!(spoofed() - before, frames.len() as u64);
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("the flow goes on");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1."), "{answer}");
+    }
+}
+
 #[test]
 fn arp_moves_nobody() {
     let Cast { attacker, friend, victims: [near, ..], lab } = cast("arp");
@@ -303,7 +333,7 @@ fn a_cell_is_closed_by_whatever_address() {
             assert!(closed.recv(&mut [0; 100]).is_err(), "{} reached the cell at {to}", from.ip);
         }
     }
-    let _server = probe::HttpServer::start(&cell.netns, 9000).unwrap();
+    let _server = HttpServer::start(&cell.netns, 9000).unwrap();
     for (from, to) in
         [(&app, app.gateway.1), (&app, app.vtep), (&app, cell.address), (&pod, app.gateway.1), (&pod, app.vtep)]
     {
