@@ -49,7 +49,7 @@ pub(super) fn table<'a>(placement: &Placement, workloads: impl Iterator<Item = &
             rules: vec![
                 plain_overlay(placement),
                 // Only answers to the host's own processes are readdressed to 127.0.0.1, later.
-                format!("iifname \"{}\" ip daddr 127.0.0.0/8 drop", placement.bridge),
+                format!("ip daddr 127.0.0.0/8 iifname \"{}\" drop", placement.bridge),
                 format!("udp dport {port} notrack"),
             ],
         },
@@ -72,12 +72,15 @@ pub(super) fn table<'a>(placement: &Placement, workloads: impl Iterator<Item = &
     NftTable { chains, sets: ports::sets(workloads) }
 }
 
+/// Addresses come first here and below: the kernel compares them in place, while a device's name is copied and hashed
+/// for every packet that gets as far as that, and each of the tunnel's would.
+///
 /// Between addresses of the overlay nothing travels but through our devices: a plain packet from
 /// elsewhere has a forged source, and replies are not judged by identity.
 fn plain_overlay(placement: &Placement) -> String {
     let Placement { bridge, vxlan, network, .. } = placement;
     let all = network.network();
-    format!("iifname != {{ \"lo\", \"{bridge}\", \"{vxlan}\" }} ip saddr {all} ip daddr {all} drop")
+    format!("ip saddr {all} ip daddr {all} iifname != {{ \"lo\", \"{bridge}\", \"{vxlan}\" }} drop")
 }
 
 /// What workloads send. The programs have seen the address that was asked for; a service may have made
