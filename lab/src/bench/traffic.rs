@@ -1,5 +1,11 @@
 //! Real traffic, in turn with the same without us: round trips on one host against a plain Linux bridge,
 //! throughput between hosts against the same VXLAN without programs, and with our nftables rules alone.
+//!
+//! Throughput is said twice. By the clock (`…_ratio`) it is what users see, and on a machine that others use as well it is
+//! mostly their doing. By processor time (`…_cpu_ratio`: bytes for each microsecond that both ends' threads ran) it is
+//! what a byte costs: a packet is carried from end to end by whoever sends it, both hosts being namespaces of one kernel,
+//! so both ends' system calls and all programs, rules and devices between them are in it, on two processors in all. Left
+//! out is what the kernel does in threads of its own when it is late.
 
 use super::Summary;
 use super::stats::median_with_bounds;
@@ -9,6 +15,7 @@ use crate::shell::sh_in;
 use crate::underlay::{add_netns, netns, plug, prefix};
 use crate::workload::WorkloadOptions;
 use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_gettime};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -38,22 +45,16 @@ pub(super) fn measure(lab: &mut Lab, summary: &mut Summary) -> Result<()> {
     let near_by = Pair::connect(&client.netns, &near.netns, near.ip)?;
     let bridge = Pair::connect(&plain.netns("a"), &plain.netns("b"), Plain::B)?;
     let turn = Turn { name: "rr_same_host", ours: &near_by, baseline: &bridge };
-    let rates = in_turn(summary, &turn, Pair::round_trips)?;
+    let [rates, _] = in_turn(summary, &turn, Pair::round_trips)?;
     // Time, not rate: less is better.
     put_ratio(summary, turn.name, &rates.iter().map(|rate| 1.0 / rate).collect::<Vec<_>>());
-    let turn = Turn { name: "tput_same_host", ..turn };
-    let ratios = in_turn(summary, &turn, Pair::throughput)?;
-    put_ratio(summary, turn.name, &ratios);
+    throughput(summary, &Turn { name: "tput_same_host", ..turn })?;
     let across = Pair::connect(&client.netns, &far.netns, far.ip)?;
     let vxlan = Pair::connect(&plain.netns("a"), &plain.netns("c"), Plain::C)?;
-    let turn = Turn { name: "tput_cross_host", ours: &across, baseline: &vxlan };
-    let ratios = in_turn(summary, &turn, Pair::throughput)?;
-    put_ratio(summary, turn.name, &ratios);
+    throughput(summary, &Turn { name: "tput_cross_host", ours: &across, baseline: &vxlan })?;
     // What of it is our rules': the same VXLAN with them, against ours.
     plain.take_rules_of(lab)?;
-    let turn = Turn { name: "tput_cross_host_programs", ours: &across, baseline: &vxlan };
-    let ratios = in_turn(summary, &turn, Pair::throughput)?;
-    put_ratio(summary, turn.name, &ratios);
+    throughput(summary, &Turn { name: "tput_cross_host_programs", ours: &across, baseline: &vxlan })?;
     for (host, workload) in [("n1", &client), ("n1", &near), ("n2", &far)] {
         lab.del(host, workload)?;
     }
@@ -166,7 +167,7 @@ impl Pair {
     }
 
     /// Round trips a microsecond.
-    fn round_trips(&self) -> Result<f64> {
+    fn round_trips(&self) -> Result<Rate> {
         let mut byte = [0_u8; 1];
         std::thread::scope(|scope| {
             let echo = scope.spawn(|| -> std::io::Result<()> {
@@ -177,19 +178,20 @@ impl Pair {
                 }
                 Ok(())
             });
-            let start = Instant::now();
+            let start = Watch::start()?;
             for _ in 0..ROUND_TRIPS {
                 (&self.client).write_all(&byte)?;
                 (&self.client).read_exact(&mut byte)?;
             }
-            let took = start.elapsed();
+            let rate = start.rate(ROUND_TRIPS as u64)?;
             echo.join().map_err(|_panic| anyhow::anyhow!("the echo panicked"))??;
-            Ok(ROUND_TRIPS as f64 / took.as_secs_f64() / 1e6)
+            Ok(rate)
         })
     }
 
     /// Bytes a microsecond, as the receiver has them.
-    fn throughput(&self) -> Result<f64> {
+    fn throughput(&self) -> Result<Rate> {
+        let watch = Watch::start()?;
         let chunk = vec![b'.'; 256 << 10];
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| -> std::io::Result<u64> {
@@ -202,7 +204,7 @@ impl Pair {
                 (&self.client).write_all(b"!")?;
                 Ok(sent + 1)
             });
-            let (mut buffer, mut received, start) = (vec![0; 256 << 10], 0_u64, Instant::now());
+            let (mut buffer, mut received) = (vec![0; 256 << 10], 0_u64);
             loop {
                 let read = (&self.server).read(&mut buffer)?;
                 anyhow::ensure!(read > 0, "the connection closed");
@@ -211,11 +213,41 @@ impl Pair {
                     break;
                 }
             }
-            let took = start.elapsed();
+            let rate = watch.rate(received)?;
             let sent = sender.join().map_err(|_panic| anyhow::anyhow!("the sender panicked"))??;
             anyhow::ensure!(sent == received, "{sent} bytes sent, {received} received");
-            Ok(received as f64 / took.as_secs_f64() / 1e6)
+            Ok(rate)
         })
+    }
+}
+
+/// How much of something a microsecond.
+struct Rate {
+    /// By the clock.
+    wall: f64,
+    /// By what this process ran.
+    cpu: f64,
+}
+
+/// Both clocks at a beginning.
+struct Watch {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Watch {
+    fn start() -> Result<Self> {
+        Ok(Self { wall: Instant::now(), cpu: Self::ran()? })
+    }
+
+    /// Processor time of all threads of this process.
+    fn ran() -> Result<Duration> {
+        Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
+    }
+
+    fn rate(&self, done: u64) -> Result<Rate> {
+        let per_us = |took: Duration| done as f64 / took.as_secs_f64() / 1e6;
+        Ok(Rate { wall: per_us(self.wall.elapsed()), cpu: per_us(Self::ran()?.saturating_sub(self.cpu)) })
     }
 }
 
@@ -226,9 +258,17 @@ struct Turn<'a> {
     baseline: &'a Pair,
 }
 
-/// Measures both in turn, which of them first in turn as well; puts the ratio of rates (ours ÷ baseline)
-/// with its bounds, and both rates.
-fn in_turn(summary: &mut Summary, turn: &Turn<'_>, rate: impl Fn(&Pair) -> Result<f64>) -> Result<Vec<f64>> {
+/// Measures throughput, and puts its ratios.
+fn throughput(summary: &mut Summary, turn: &Turn<'_>) -> Result<()> {
+    let [wall, cpu] = in_turn(summary, turn, Pair::throughput)?;
+    put_ratio(summary, turn.name, &wall);
+    put_ratio(summary, &format!("{}_cpu", turn.name), &cpu);
+    Ok(())
+}
+
+/// Measures both in turn, which of them first in turn as well; puts both rates. The ratios (ours ÷ baseline) of each
+/// pair, by the clock and by processor time.
+fn in_turn(summary: &mut Summary, turn: &Turn<'_>, rate: impl Fn(&Pair) -> Result<Rate>) -> Result<[Vec<f64>; 2]> {
     let (mut ours, mut baseline) = (Vec::new(), Vec::new());
     for pair in 0..=PAIRS {
         let first_ours = pair % 2 == 0;
@@ -241,10 +281,11 @@ fn in_turn(summary: &mut Summary, turn: &Turn<'_>, rate: impl Fn(&Pair) -> Resul
             baseline.push(other);
         }
     }
-    let ratios: Vec<f64> = ours.iter().zip(&baseline).map(|(ours, baseline)| ours / baseline).collect();
-    summary.insert(format!("{}_per_us", turn.name), median_with_bounds(&ours).0);
-    summary.insert(format!("{}_baseline_per_us", turn.name), median_with_bounds(&baseline).0);
-    Ok(ratios)
+    let median = |rates: &[Rate]| median_with_bounds(&rates.iter().map(|rate| rate.wall).collect::<Vec<_>>()).0;
+    summary.insert(format!("{}_per_us", turn.name), median(&ours));
+    summary.insert(format!("{}_baseline_per_us", turn.name), median(&baseline));
+    let ratios = |of: fn(&Rate) -> f64| ours.iter().zip(&baseline).map(|(ours, base)| of(ours) / of(base)).collect();
+    Ok([ratios(|rate| rate.wall), ratios(|rate| rate.cpu)])
 }
 
 fn put_ratio(summary: &mut Summary, name: &str, ratios: &[f64]) {
