@@ -28,7 +28,7 @@ pub fn parse(text: &str) -> Result<Args, CniError> {
     let fail = |msg: String| CniError::new(Code::InvalidEnvironment, msg);
     let mut pairs = BTreeMap::new();
     for pair in text.split(';').filter(|_| !text.is_empty()) {
-        let Some((key, value)) = pair.split_once('=') else {
+        let Some((key, value)) = pair.split_once('=').filter(|(_, value)| !value.contains('=')) else {
             return Err(fail(format!("ARGS: invalid pair {pair:?}")));
         };
         // Which of two namespaces is meant cannot be known, and the wrong one is another tenant's.

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use weft_lab::probe::{self, HttpServer};
-use weft_lab::workload::{Workload, WorkloadOptions};
+use weft_lab::workload::{Workload, WorkloadOptions, del_call};
 use weft_lab::{Host, Lab, wait};
 use weft_tests::{PATIENCE, lab};
 
@@ -192,6 +192,10 @@ fn a_workload_whose_link_lost_its_alias_keeps_address_and_policy() {
     assert_eq!(group_of(host, &web).as_deref(), Some("k8s:lab/shop"));
     let _server = HttpServer::start(&web.netns, 8080).unwrap();
     probe::get(&host.netns, SocketAddr::from((web.ip, 8080)), PATIENCE).expect("it still answers");
+    let link = link_of(host, &web);
+    del_call(host, &web).expect(host).unwrap();
+    assert!(!host.sh("ip -o link show").unwrap().contains(&link), "DEL answered, and its link is there");
+    assert!(host.endpoints().unwrap().is_empty());
 }
 
 /// Something that cannot be healed: said once and by name, ADD goes on, and it heals when it can.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 use weft_api::agent::{RemoveRequest, RemoveResponse};
 use weft_hostnet::{Departures, Error, Executor, LinkInfo};
-use weft_model::id::{Attachment, IfName, Token};
+use weft_model::id::{Attachment, IfName, Slot, Token};
 use weft_model::op::Op;
 use weft_model::overlay::LinkKind;
 use weft_model::workload::host_ifname;
@@ -35,6 +35,8 @@ pub(super) struct Removal {
     attachment: Attachment,
     /// The incarnation that had an address when the DEL came. One that comes later keeps its own.
     token: Option<Token>,
+    /// Its slot.
+    slot: Option<Slot>,
     /// The device that what it sends goes through, if it is limited.
     shaper: Option<IfName>,
     caller: Caller,
@@ -103,7 +105,7 @@ fn pass(kernel: &mut Executor, batch: Vec<Removal>, passes: &Passes) {
             doomed.insert(link.index, link.name);
         }
         let link = match kernel.link(&name) {
-            Ok(Some(link)) if belongs(&link, &removal.attachment) => {
+            Ok(Some(link)) if belongs(&link, &removal) => {
                 doomed.insert(link.index, link.name);
                 Ok(End::Gone)
             }
@@ -140,22 +142,25 @@ fn still_there(kernel: &mut Executor, name: &IfName, failure: &str) -> Result<En
 }
 
 /// Whether a link of that name is the attachment's: by its alias, or, where the plugin was killed before
-/// it wrote one, by kind and index.
-fn belongs(link: &LinkInfo, attachment: &Attachment) -> bool {
-    match link.alias.as_deref().filter(|text| !text.is_empty()) {
-        Some(_) => alias(link).is_some_and(|alias| alias.attachment == *attachment),
-        None => link.kind == LinkKind::Veth && slot_of(link).is_some(),
+/// it wrote one, by kind and index, or, where somebody wrote another, by the index that we gave it.
+fn belongs(link: &LinkInfo, removal: &Removal) -> bool {
+    if let Some(alias) = alias(link) {
+        return alias.attachment == removal.attachment;
     }
+    let slot = slot_of(link).filter(|_slot| link.kind == LinkKind::Veth);
+    let has_none = link.alias.as_deref().is_none_or(str::is_empty);
+    slot.is_some() && (has_none || slot == removal.slot)
 }
 
 impl Core {
     /// Hands a workload to the remover.
     pub(super) fn remove(&mut self, request: RemoveRequest, caller: Caller) {
         let RemoveRequest { attachment } = request;
-        let token = self.pool.as_ref().and_then(|pool| pool.get(&attachment)).map(|entry| entry.token.clone());
+        let entry = self.pool.as_ref().and_then(|pool| pool.get(&attachment));
+        let (token, slot) = (entry.map(|entry| entry.token.clone()), entry.map(|entry| entry.slot));
         let shaper = self.shaper_of(&attachment);
         fault::point("remove-asked", &attachment);
-        if let Err(mpsc::SendError(removal)) = self.remover.send(Removal { attachment, token, shaper, caller }) {
+        if let Err(mpsc::SendError(removal)) = self.remover.send(Removal { attachment, token, slot, shaper, caller }) {
             answer(removal.caller, Err(internal("the thread that removes links has ended")));
         }
     }
