@@ -13,7 +13,8 @@ use weft_model::policy::{Policy, PortRange, Protocol};
 
 /// Looks at a weft host and its policies.
 ///
-/// Exit codes: 0 done, 1 not done, 2 wrong usage; of explain also 3 denied, 4 another host has the last word.
+/// Exit codes: 0 done, 1 not done, 2 wrong usage; of explain also 3 denied, 4 another host has the last word; of doctor
+/// also 3 something is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version)]
 pub struct Arguments {
@@ -23,7 +24,7 @@ pub struct Arguments {
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
-    /// weftd's socket, for status, endpoints, explain and denials
+    /// weftd's socket, for status, doctor, endpoints, explain and denials
     #[arg(long, global = true, value_name = "PATH", env = "WEFT_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 }
@@ -33,6 +34,11 @@ pub struct Arguments {
 pub enum Command {
     /// How this host is: lease, peers, policies, counters, alarms
     Status,
+    /// Whether anything is wrong with this host, and what to do about it
+    ///
+    /// Looks at lease, etcd, network, kernel programs, and at what other software does to them: firewalls, routing rules,
+    /// other programs. Exit codes: 0 nothing is wrong, 3 something is, 1 weftd does not answer.
+    Doctor,
     /// The workloads on this host
     Endpoints,
     /// Packets this host denied lately

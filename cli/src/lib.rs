@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod args;
+pub mod doctor;
 pub mod error;
 pub mod render;
 pub mod server;
@@ -38,6 +39,7 @@ pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) ->
             let status: Status = agent::get(&socket, "/v1/status")?;
             print(out, json, &status, || render::status(&status))
         }
+        Command::Doctor => return doctor(&socket, json, out),
         Command::Endpoints => {
             let endpoints: Vec<EndpointView> = agent::get(&socket, "/v1/endpoints")?;
             print(out, json, &endpoints, || render::endpoints(&endpoints))
@@ -83,6 +85,13 @@ pub fn run(arguments: Arguments, token: Option<String>, out: &mut impl Write) ->
         }
     }
     .map(|()| ExitCode::SUCCESS)
+}
+
+fn doctor(socket: &Path, json: bool, out: &mut impl Write) -> Result<ExitCode, CliError> {
+    let findings = doctor::examine(&agent::get(socket, "/v1/status")?);
+    let healthy = doctor::is_healthy(&findings);
+    print(out, json, &json!({ "healthy": healthy, "findings": findings }), || render::doctor(&findings))?;
+    Ok(ExitCode::from(if healthy { 0 } else { 3 }))
 }
 
 fn explain(socket: &Path, query: &ExplainQuery, json: bool, out: &mut impl Write) -> Result<ExitCode, CliError> {

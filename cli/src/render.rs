@@ -1,6 +1,7 @@
 //! Text for people.
 
 mod denials;
+mod doctor;
 mod endpoints;
 mod explain;
 mod logging;
@@ -8,6 +9,7 @@ mod policies;
 mod status;
 
 pub use denials::denial;
+pub use doctor::doctor;
 pub use endpoints::endpoints;
 pub use explain::explain;
 pub use logging::logging;
