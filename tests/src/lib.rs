@@ -6,6 +6,7 @@ pub mod containerd;
 pub mod frames;
 pub mod hostile;
 pub mod ports;
+pub mod tcx;
 
 pub use weft_lab::wait::PATIENCE;
 use weft_lab::{Host, HostOptions, Lab, LabOptions};

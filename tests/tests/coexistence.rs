@@ -11,7 +11,7 @@ use weft_lab::probe::{self, HttpServer};
 use weft_lab::shell::{command_in, output};
 use weft_lab::workload::{Workload, WorkloadOptions};
 use weft_lab::{Lab, wait};
-use weft_tests::{PATIENCE, lab};
+use weft_tests::{PATIENCE, lab, tcx};
 
 /// Service addresses: of the backend on the client's host, and of the one on the other host.
 const NEAR: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 50);
@@ -220,8 +220,37 @@ fn routing_rules_that_use_our_bits_are_named() {
     host.sh("ip rule add fwmark 0x30000/0x30000 priority 777 lookup 100").unwrap();
     let told = alarm(&lab, "fwmark 0x30000/0x30000", true);
     assert!(told.contains("`ip rule` 777") && told.contains("--mark-shift"), "{told}");
+    let found = doctor(&lab);
+    assert!(found.lines().any(|line| line.starts_with("WRONG") && line.contains("fwmark 0x30000/0x30000")), "{found}");
     host.sh("ip rule del fwmark 0x30000/0x30000").unwrap();
     alarm(&lab, "fwmark 0x30000", false);
+    let found = doctor(&lab);
+    assert!(!found.contains("fwmark"), "{found}");
+}
+
+/// What `weft doctor` says; its exit status has to agree.
+fn doctor(lab: &Lab) -> String {
+    let mut weft = std::process::Command::new(weft_lab::shell::binary("weft").unwrap());
+    let output = weft.env("WEFT_SOCKET", lab.host("n1").socket()).arg("doctor").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(if text.contains("WRONG") { 3 } else { 0 }), "{text}");
+    text
+}
+
+#[test]
+fn tcx_programs_of_others_on_a_veth_are_named_and_policy_holds_behind_one_that_passes_on() {
+    let mut lab = lab("tcx");
+    let shop = shop(&mut lab);
+    let endpoints = lab.host("n1").endpoints().unwrap();
+    let link = &endpoints.iter().find(|endpoint| endpoint.address == shop.near.ip).unwrap().host_ifname;
+    let theirs = probe::inside(&lab.host("n1").netns, || tcx::attach(link.as_str())).unwrap().unwrap();
+    let told = alarm(&lab, "TCX programs of others", true);
+    assert!(told.contains(&format!("{link} (theirs)")), "{told}");
+    assert!(doctor(&lab).contains("(theirs)"));
+    get(&shop.client.netns, shop.near.ip, 8080).unwrap();
+    assert!(get(&shop.stranger.netns, shop.near.ip, 8080).is_err(), "denied");
+    drop(theirs);
+    alarm(&lab, "TCX programs of others", false);
 }
 
 #[test]
