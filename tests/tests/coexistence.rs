@@ -225,7 +225,7 @@ fn routing_rules_that_use_our_bits_are_named() {
     host.sh("ip rule del fwmark 0x30000/0x30000").unwrap();
     alarm(&lab, "fwmark 0x30000", false);
     let found = doctor(&lab);
-    assert!(!found.contains("fwmark"), "{found}");
+    assert!(!found.contains("fwmark 0x30000"), "{found}");
 }
 
 /// What `weft doctor` says; its exit status has to agree.
