@@ -1,8 +1,8 @@
 //! DEL: links are removed by threads of their own, in passes.
 //!
 //! Whoever asks the kernel to remove links waits some 20 ms, for one as for a hundred, though they are gone after
-//! one or two (`weft_hostnet::Departures`). So there are several hands, each takes all that waits when it is
-//! free, and a watcher hears what is gone while they still wait: whoever of the two knows it first says so.
+//! one or two (`weft_hostnet::Departures`). So there are several hands, each takes all that waits when the links of
+//! the pass before are gone, and a watcher hears that while hands still wait: whoever of the two knows it first says so.
 //! A DEL is answered when its link is gone; an agent that is killed before leaves the plugin without an
 //! answer, which then removes the link itself.
 
@@ -79,57 +79,53 @@ pub(super) fn spawn(worker: Worker) -> anyhow::Result<Sender<Removal>> {
 }
 
 fn run(mut kernel: Executor, removals: &Mutex<Receiver<Removal>>, passes: &Passes) {
-    while let Some(batch) = next_batch(removals) {
-        pass(&mut kernel, batch, passes);
+    while let Some((number, delete)) = next_pass(&mut kernel, removals, passes) {
+        let result = kernel.execute(&[delete], None);
+        let Some(mut removed) = passes.end(number) else { continue };
+        if let Err(failure) = result {
+            tracing::error!(%failure, "cannot remove workloads' links: those left are the plugin's to remove");
+            for one in removed.iter_mut().filter(|one| one.link == Ok(End::Gone)) {
+                one.link = still_there(&mut kernel, &host_ifname(&one.removal.attachment), &failure.to_string());
+            }
+        }
+        passes.say(removed);
     }
 }
 
-/// All that waits, once there is something; `None` at the end.
-fn next_batch(removals: &Mutex<Receiver<Removal>>) -> Option<Vec<Removal>> {
+/// Begins a pass with all that waits, once there is something; `None` at the end. While links of another pass are
+/// still going, the kernel would let nobody else in, so more is gathered.
+fn next_pass(kernel: &mut Executor, removals: &Mutex<Receiver<Removal>>, passes: &Passes) -> Option<(u64, Op)> {
     let removals = removals.lock().unwrap_or_else(PoisonError::into_inner);
     let first = removals.recv().ok()?;
-    Some(std::iter::once(first).chain(removals.try_iter()).collect())
-}
-
-/// Removes what is ours of a batch, all together.
-fn pass(kernel: &mut Executor, batch: Vec<Removal>, passes: &Passes) {
+    passes.wait_for_the_last();
     let mut doomed = Doomed::new();
-    let mut look = |removal: Removal| {
-        let name = host_ifname(&removal.attachment);
-        // With the veth: a device of its own would be a pass of its own. One that stays is the next pass's over the
-        // host's network to remove.
-        if let Some(shaper) = &removal.shaper
-            && let Ok(Some(link)) = kernel.link(shaper)
-            && is_shaper(&link)
-        {
-            doomed.insert(link.index, link.name);
-        }
-        let link = match kernel.link(&name) {
-            Ok(Some(link)) if belongs(&link, &removal) => {
-                doomed.insert(link.index, link.name);
-                Ok(End::Gone)
-            }
-            Ok(Some(_)) => Ok(End::Foreign),
-            Ok(None) => Ok(End::Gone),
-            Err(error) => Err(error.to_string()),
-        };
-        Removed { removal, link }
-    };
-    let removed: Vec<Removed> = batch.into_iter().map(&mut look).collect();
+    let removed: Vec<Removed> =
+        std::iter::once(first).chain(removals.try_iter()).map(|removal| look(kernel, removal, &mut doomed)).collect();
     tracing::debug!(links = doomed.len(), "removing links in one pass");
     let delete = Op::DeleteLinks(doomed.values().cloned().collect());
-    let number = passes.begin(doomed, removed);
-    let result = kernel.execute(&[delete], None);
-    let Some(mut removed) = passes.end(number) else {
-        return;
-    };
-    if let Err(failure) = result {
-        tracing::error!(%failure, "cannot remove workloads' links: those left are the plugin's to remove");
-        for one in removed.iter_mut().filter(|one| one.link == Ok(End::Gone)) {
-            one.link = still_there(kernel, &host_ifname(&one.removal.attachment), &failure.to_string());
-        }
+    Some((passes.begin(doomed, removed), delete))
+}
+
+/// What of a workload is there to be removed.
+fn look(kernel: &mut Executor, removal: Removal, doomed: &mut Doomed) -> Removed {
+    // With the veth: a device of its own would be a pass of its own. One that stays is the next pass's over the host's
+    // network to remove.
+    if let Some(shaper) = &removal.shaper
+        && let Ok(Some(link)) = kernel.link(shaper)
+        && is_shaper(&link)
+    {
+        doomed.insert(link.index, link.name);
     }
-    passes.say(removed);
+    let link = match kernel.link(&host_ifname(&removal.attachment)) {
+        Ok(Some(link)) if belongs(&link, &removal) => {
+            doomed.insert(link.index, link.name);
+            Ok(End::Gone)
+        }
+        Ok(Some(_)) => Ok(End::Foreign),
+        Ok(None) => Ok(End::Gone),
+        Err(error) => Err(error.to_string()),
+    };
+    Removed { removal, link }
 }
 
 /// After a pass that failed: some may be gone.

@@ -2,7 +2,7 @@
 
 use super::{Command, Doomed, Removed, Worker};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use weft_hostnet::{Departed, Departures, Executor};
 use weft_model::id::IfName;
 
@@ -10,6 +10,8 @@ use weft_model::id::IfName;
 pub(super) struct Passes {
     worker: Worker,
     open: Mutex<Open>,
+    /// A pass is over.
+    over: Condvar,
 }
 
 #[derive(Default)]
@@ -27,7 +29,7 @@ struct Pass {
 
 impl Passes {
     pub(super) fn new(worker: Worker) -> Self {
-        Self { worker, open: Mutex::default() }
+        Self { worker, open: Mutex::default(), over: Condvar::new() }
     }
 
     /// To be called before the kernel is asked, so that nothing can be heard too early.
@@ -42,7 +44,14 @@ impl Passes {
 
     /// Takes a pass that is over; `None`: somebody else did.
     pub(super) fn end(&self, number: u64) -> Option<Vec<Removed>> {
-        self.lock().passes.remove(&number).map(|pass| pass.removed)
+        let ended = self.lock().passes.remove(&number);
+        self.over.notify_all();
+        ended.map(|pass| pass.removed)
+    }
+
+    /// Waits until no links are on their way out.
+    pub(super) fn wait_for_the_last(&self) {
+        drop(self.over.wait_while(self.lock(), |open| !open.passes.is_empty()));
     }
 
     /// Says what became of workloads.
