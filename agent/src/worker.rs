@@ -373,7 +373,6 @@ impl Core {
         if !self.place() {
             return;
         }
-        self.look_at_means();
         self.reconcile_programs();
         self.reconcile_network();
         self.attach_overlay();

@@ -11,7 +11,8 @@ use weft_model::overlay::LinkKind;
 use weft_model::workload::Wiring;
 
 impl Core {
-    /// Tries what the kernel can do; again while something is missing, since a module may be loaded later.
+    /// Tries what the kernel can do; again while something is missing, since a module may be loaded later. It takes a
+    /// namespace to try.
     pub(super) fn look_at_means(&mut self) {
         if self.means == Some(Means::ALL) {
             return;

@@ -1,4 +1,4 @@
-//! A look at what other software on the host does with our packets.
+//! A look at what this host has for us, and at what other software on it does with our packets.
 
 use super::Core;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ impl Core {
             return;
         }
         self.others_seen = Some(now);
+        self.look_at_means();
         for (about, text) in [
             ("forward", self.make_way()),
             ("marks", self.colliding_rules()),
