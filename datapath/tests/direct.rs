@@ -5,6 +5,7 @@
 mod common;
 
 use common::frame::*;
+use common::way::*;
 use common::*;
 use std::net::Ipv4Addr;
 use weft_abi::{INJECTED_MARK, SLOT_IFINDEX_BASE};
@@ -12,38 +13,17 @@ use weft_datapath::{Datapath, Outcome, Probe, Program, Version};
 use weft_model::datapath::{DenyAction, Endpoint, Host, Limited, MapOp, MapSizes, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
-use weft_model::policy::{Direction, Protocol, Rule};
+use weft_model::policy::Rule;
 use weft_model::ports::mapped_mark;
 
 const SERVER: Slot = Slot(6);
 const SERVER_TAG: u16 = 0x0b06;
-/// An address that the host's NAT makes the server's of.
-const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-const HANDSHAKE: u8 = SYN | ACK;
-
-/// How a packet went from one workload to the other.
-#[derive(Debug, PartialEq, Eq)]
-enum Way {
-    /// Through the host's stack; the verdict of the program at its end.
-    Stack(i32),
-    /// Straight into the other's namespace.
-    Direct,
-    /// Past the stack to the other's own program; its verdict.
-    Through(i32),
-}
-
-const STACK: Way = Way::Stack(PASS);
 
 /// The client of slot 5 and a server in slot 6, which takes TCP on port 80 and UDP on port 53.
 struct Two {
     bench: Bench,
     server: Endpoint,
     sets: u32,
-}
-
-fn open_doors() -> Vec<Rule> {
-    let allow = |protocol, port| rule(Direction::Ingress, tag_peer(OWN_TAG), ports(protocol, port, port));
-    vec![allow(Protocol::Tcp, 80), allow(Protocol::Udp, 53)]
 }
 
 impl Two {
@@ -58,7 +38,7 @@ impl Two {
             ..endpoint()
         };
         let mut two = Self { bench, server, sets: 100 };
-        two.rules(open_doors());
+        two.rules(open_doors(OWN_TAG));
         two
     }
 
@@ -352,7 +332,7 @@ fn a_limited_workload_stays_in_the_stack_whichever_end_it_is() {
             two.bench.change(|endpoint| endpoint.limited = received);
         } else {
             two.server.limited = received;
-            two.rules(open_doors());
+            two.rules(open_doors(OWN_TAG));
         }
         let limited = two.bench.datapath.endpoints();
         assert_eq!(limited[&if client { SLOT } else { SERVER }].endpoint.limited, received);
@@ -368,7 +348,7 @@ fn a_changed_policy_that_still_allows_it_leaves_it_where_it_is() {
     let mut two = Two::new();
     two.connect(40000);
     for _ in 0..2 {
-        two.rules(open_doors());
+        two.rules(open_doors(OWN_TAG));
         assert_eq!(two.tcp(40000, ACK), Way::Direct);
         two.bench.rules(vec![]);
         assert_eq!(two.go(&answer(40000, ACK)), Way::Direct);
@@ -382,7 +362,7 @@ fn a_policy_taken_back_stops_it_at_its_next_packet_and_resets_both_ends() {
         let mut two = Two::new();
         two.server.deny = DenyAction::Reject;
         two.bench.change(|endpoint| endpoint.deny = DenyAction::Reject);
-        two.rules(open_doors());
+        two.rules(open_doors(OWN_TAG));
         two.connect(40000);
         assert_eq!(two.tcp(40000, ACK), Way::Direct);
         two.rules(vec![]);
@@ -419,7 +399,7 @@ fn a_policy_taken_back_and_given_again() {
     two.rules(vec![]);
     assert_eq!([ACK, ACK].map(|flags| two.tcp(40000, flags)), [Way::Through(DROP), Way::Through(DROP)]);
     assert_eq!(two.leave(&answer(40000, ACK)).verdict, DROP);
-    two.rules(open_doors());
+    two.rules(open_doors(OWN_TAG));
     assert_eq!(two.tcp(40000, ACK), Way::Direct);
     assert_eq!(two.go(&answer(40000, ACK)), Way::Direct);
 }
@@ -464,7 +444,7 @@ fn connections_beyond_a_workloads_share_stay_in_the_stack() {
     let sizes = MapSizes { connections: 1024, ..MapSizes::default() };
     two.bench.datapath = Datapath::open_sized(&two.bench.folder, &host(), &sizes).unwrap();
     two.bench.rules(vec![]);
-    two.rules(open_doors());
+    two.rules(open_doors(OWN_TAG));
     let share = weft_abi::FlowShares::of(sizes.connections, sizes.unanswered).established;
     for number in 0..share as u16 + 2 {
         let port = 40000 + number;

@@ -5,42 +5,21 @@
 mod common;
 
 use common::frame::*;
+use common::way::*;
 use common::*;
-use std::net::Ipv4Addr;
 use weft_abi::INJECTED_MARK;
-use weft_datapath::{Outcome, Program};
-use weft_model::datapath::{DenyAction, Host, Limited, MapOp};
+use weft_datapath::{Datapath, Outcome, Program, Version};
+use weft_model::datapath::{DenyAction, Host, Limited, MapOp, MapSizes};
 use weft_model::id::IfName;
 use weft_model::mac::Mac;
-use weft_model::policy::{Direction, Protocol, Rule};
 
 /// The tag of the other host's workload.
 const TAG: u16 = 0x0b07;
-/// An address of which the host's NAT makes the other host's workload.
-const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-const HANDSHAKE: u8 = SYN | ACK;
 const MTU: usize = 1400;
-
-/// How a packet went between the workload and the tunnel.
-#[derive(Debug, PartialEq, Eq)]
-enum Way {
-    /// Through the host's stack; the verdict of the program at its end.
-    Stack(i32),
-    Direct,
-    /// Past the stack to the workload's own program; its verdict.
-    Through(i32),
-}
-
-const STACK: Way = Way::Stack(PASS);
 
 /// A workload that other hosts' may ask by TCP on port 80 and UDP on port 53, and the VXLAN device.
 struct Host1 {
     bench: Bench,
-}
-
-fn open_doors() -> Vec<Rule> {
-    let allow = |protocol, port| rule(Direction::Ingress, tag_peer(TAG), ports(protocol, port, port));
-    vec![allow(Protocol::Tcp, 80), allow(Protocol::Udp, 53)]
 }
 
 impl Host1 {
@@ -57,7 +36,7 @@ impl Host1 {
     }
 
     fn without_tunnel() -> Self {
-        Self { bench: Bench::new(open_doors()) }
+        Self { bench: Bench::new(open_doors(TAG)) }
     }
 
     /// What the workload sends.
@@ -65,7 +44,13 @@ impl Host1 {
     fn leave(&self, packet: &[u8]) -> Way {
         let frame = ethernet(own_mac(), gateway_mac(), 0x0800, packet);
         let outcome = self.bench.out(&frame);
-        assert_eq!((outcome.mark, outcome.frame), (u32::from(OWN_TAG) << SHIFT, frame), "the kernel readdresses it");
+        if outcome.verdict != DROP {
+            assert_eq!(
+                (outcome.mark, outcome.frame),
+                (u32::from(OWN_TAG) << SHIFT, frame),
+                "the kernel readdresses it"
+            );
+        }
         match outcome.verdict {
             REDIRECT => Way::Direct,
             verdict => Way::Stack(verdict),
@@ -276,11 +261,11 @@ fn what_policy_takes_back_meets_the_workloads_own_program_and_resets_follow_the_
     assert_eq!(here.come(&asked(40000, ACK)), Way::Through(REDIRECT));
     assert_eq!([reset(&here, 40000), reset(&here, 40001), reset(&here, 40002)], [REDIRECT, PASS, PASS]);
     assert_eq!(here.come(&asked(40000, ACK)), Way::Through(REDIRECT), "it stays revoked");
-    here.bench.rules(open_doors());
+    here.bench.rules(open_doors(TAG));
     here.is_asked(40003);
     assert_eq!([here.come(&asked(40003, ACK)), here.leave(&answer(40003, ACK))], BOTH);
     // A policy that still allows it makes no difference.
-    here.bench.rules(open_doors());
+    here.bench.rules(open_doors(TAG));
     assert_eq!([here.leave(&answer(40003, ACK)), here.come(&asked(40003, ACK))], BOTH);
 }
 
@@ -296,4 +281,70 @@ fn a_peers_packets_count_for_its_own_subnet_only() {
     let untagged = ethernet(Mac([2; 6]), Mac([4; 6]), 0x0800, &tcp(PLAIN, OWN, (40000, 80), SYN, b""));
     let outcome = here.bench.probe(Program::FromOverlay, &untagged, TAG.into(), 1);
     assert_eq!((outcome.verdict, outcome.mark), (PASS, 0));
+}
+
+#[test]
+fn what_is_not_allowed_meets_the_workloads_own_program() {
+    let here = Host1::new();
+    let midway = tcp(REMOTE, OWN, (40000, 81), ACK, b"");
+    for packet in [midway, tcp(REMOTE, OWN, (40000, 81), SYN, b""), udp(REMOTE, OWN, (40000, 54), b"?")] {
+        assert_eq!(here.come(&packet), Way::Stack(DROP));
+    }
+    assert_eq!(here.bench.counter("direct"), 0);
+}
+
+#[test]
+fn the_outside_stays_in_the_stack() {
+    let here = Host1::new();
+    for (flags, back) in [(SYN, HANDSHAKE), (ACK, ACK), (ACK, ACK)] {
+        assert_eq!(here.leave(&tcp(OWN, OUTSIDE, (40000, 443), flags, b"")), STACK);
+        let frame = ethernet(gateway_mac(), own_mac(), 0x0800, &tcp(OUTSIDE, OWN, (443, 40000), back, b""));
+        assert_eq!(here.end(&frame, 0).verdict, PASS);
+    }
+    assert_eq!(here.bench.counter("direct"), 0);
+}
+
+#[test]
+fn peers_without_tags_go_the_same_way() {
+    let here = Host1::new();
+    for peer in [PLAIN, FLANNEL] {
+        let leave = |flags| here.leave(&tcp(OWN, peer, (40000, 443), flags, b""));
+        let come = |flags| here.come_tagged(&tcp(peer, OWN, (443, 40000), flags, b""), 0);
+        assert_eq!([leave(SYN), come(HANDSHAKE)], [STACK, STACK]);
+        assert_eq!([leave(ACK), come(ACK)], BOTH);
+    }
+}
+
+#[test]
+fn one_that_was_opened_before_it_was_on_stays_in_the_stack() {
+    let mut here = Host1::new();
+    here.switch(false);
+    here.asks(40000);
+    here.switch(true);
+    assert_eq!(here.both(40000), [STACK, STACK]);
+}
+
+#[test]
+fn connections_go_on_as_they_were_under_the_next_agent_and_the_next_programs() {
+    let mut here = Host1::new();
+    here.asks(40000);
+    assert_eq!(here.both(40000), BOTH);
+    for programs in [0, 7] {
+        let version = Version { layout: weft_abi::LAYOUT_VERSION, programs };
+        here.bench.datapath = Datapath::open_as(version, &here.bench.folder, &host(), &MapSizes::default()).unwrap();
+        assert_eq!(here.both(40000), BOTH);
+    }
+}
+
+/// With silence configured, nobody is told.
+#[test]
+fn a_policy_taken_back_and_given_again() {
+    let mut here = Host1::new();
+    here.is_asked(40000);
+    assert_eq!(here.come(&asked(40000, ACK)), Way::Direct);
+    here.bench.rules(vec![]);
+    assert_eq!([ACK, ACK].map(|flags| here.come(&asked(40000, flags))), [Way::Through(DROP), Way::Through(DROP)]);
+    assert_eq!(here.leave(&answer(40000, ACK)), Way::Stack(DROP));
+    here.bench.rules(open_doors(TAG));
+    assert_eq!([here.come(&asked(40000, ACK)), here.leave(&answer(40000, ACK))], BOTH);
 }

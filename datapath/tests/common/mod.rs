@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 pub mod frame;
+pub mod way;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
