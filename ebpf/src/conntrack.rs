@@ -11,6 +11,7 @@ use crate::identity::{Identity, in_overlay};
 use crate::judge::{Request, Ruling, judge};
 use crate::local::Local;
 use crate::packet::{Packet, icmp_port, tcp};
+use crate::readdressed;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use weft_abi::{Conn, ConnKey4, Reason, conn_flag, direction, flag, host_flag, proto, tcp_state};
 
@@ -108,19 +109,28 @@ pub(crate) fn arrive(passage: &Passage<'_>, by_tunnel: bool) -> Arrival {
     Arrival::Taken
 }
 
+/// Whether the side that was asked has sent something.
+#[inline(always)]
+pub(crate) fn is_answered(conn: &Conn) -> bool {
+    conn.flags & conn_flag::ANSWERED != 0
+}
+
 /// Whether the flow goes past the host's stack, as far as this side knows.
 #[inline(always)]
 pub(crate) fn goes_direct(conn: &Conn) -> bool {
-    let both = conn_flag::DIRECT | conn_flag::ANSWERED;
-    conn.flags & both == both
+    is_answered(conn) && conn.flags & conn_flag::DIRECT != 0
 }
 
 /// Whether a flow that begins with this packet may go past the host's stack once it is answered. A proxy of the
-/// host may show a workload's address.
+/// host may show a workload's address, and so may its NAT.
 #[inline(always)]
 fn may_go_direct(passage: &Passage<'_>, key: &ConnKey4) -> bool {
     let from = passage.identity;
-    is_direct_on(passage.local) && !from.own_host && !from.mapped && in_overlay(passage.local.host, key.remote)
+    is_direct_on(passage.local)
+        && !from.own_host
+        && !from.mapped
+        && in_overlay(passage.local.host, key.remote)
+        && !readdressed::is(passage.packet)
 }
 
 /// Whether flows of this workload may go past the host's stack now.
@@ -189,7 +199,7 @@ fn lifetime(proto: u8, conn: &Conn) -> u32 {
     if conn.flags & conn_flag::REVOKED != 0 {
         return lifetime::REVOKED;
     }
-    let half = conn.flags & conn_flag::ANSWERED == 0;
+    let half = !is_answered(conn);
     match proto {
         proto::TCP if half => lifetime::TCP_HALF,
         proto::TCP if is_closed(conn.tcp) => lifetime::TCP_CLOSING,
@@ -302,8 +312,11 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, pla
         if is_closed(conn.tcp) {
             flows::end(key, conn);
         }
-    } else if !forward && conn.flags & conn_flag::ANSWERED == 0 {
+    } else if !forward && !is_answered(conn) {
         conn.flags |= conn_flag::ANSWERED;
+        if readdressed::is(passage.packet) {
+            conn.flags &= !conn_flag::DIRECT;
+        }
         if passage.packet.proto == proto::TCP && !is_closed(conn.tcp) {
             flows::establish(key, conn, place);
         }

@@ -14,6 +14,7 @@ use crate::identity::{Identity, in_overlay, peer_of};
 use crate::local::{Local, host};
 use crate::packet::{Packet, Part};
 use crate::programs::PASS;
+use crate::readdressed;
 use aya_ebpf::bindings::{
     __sk_buff, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
 };
@@ -68,7 +69,10 @@ unsafe extern "C" fn weft_direct(skb: *mut __sk_buff, packet: *const Packet, sen
     }
     let ctx = TcContext::new(skb);
     if sender == TUNNEL {
-        return deliver(&ctx, packet, None).unwrap_or(PASS);
+        return deliver(&ctx, packet, None).unwrap_or_else(|| {
+            readdressed::note(&ctx, packet);
+            PASS
+        });
     }
     if packet.is_handshake() {
         // The handshake again.

@@ -5,7 +5,7 @@ use crate::denial::{Refusal, count};
 use crate::identity::{Identity, tag_of, through_mapped_port};
 use crate::local::{Local, ingress_ifindex, mark};
 use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4};
-use crate::{arp, fragment, icmp};
+use crate::{arp, fragment, icmp, readdressed};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{INJECTED_MARK, Reason, direction::INGRESS};
 
@@ -13,6 +13,7 @@ use weft_abi::{INJECTED_MARK, Reason, direction::INGRESS};
 pub(crate) fn judge(ctx: &TcContext, packet: &mut Packet) -> Result<(), Refusal> {
     let local = Local::of(ctx)?;
     packet.mark = mark(ctx);
+    packet.entered_as = readdressed::noted(ctx);
     if packet.mark == INJECTED_MARK {
         // Our own answer to a packet of the workload that was denied.
         count(Reason::Passed);

@@ -42,6 +42,8 @@ mod packet;
 #[expect(unreachable_pub, reason = "the linker finds programs by being public")]
 mod programs;
 #[cfg(target_arch = "bpf")]
+mod readdressed;
+#[cfg(target_arch = "bpf")]
 mod reject;
 #[cfg(target_arch = "bpf")]
 mod shape;

@@ -6,7 +6,7 @@ use crate::identity::{Identity, is_own_host};
 use crate::local::{Local, has_vlan, mark};
 use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4, tcp};
 use crate::programs::PASS;
-use crate::{arp, direct, fragment, icmp, offload, shape};
+use crate::{arp, direct, fragment, icmp, offload, readdressed, shape};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{INJECTED_MARK, Reason, direction::EGRESS, host_flag, proto};
 
@@ -64,6 +64,10 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
         if verdict != PASS {
             return Ok(verdict);
         }
+    }
+    // SAFETY: as above.
+    if flow.is_null() || !conntrack::is_answered(unsafe { &*flow }) {
+        readdressed::note(ctx, packet);
     }
     Ok(shape::onward(&local))
 }

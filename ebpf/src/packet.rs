@@ -106,6 +106,8 @@ pub(crate) struct Packet {
     pub(crate) fragment: u16,
     /// Set by the judgement, for the record.
     pub(crate) source_tag: u16,
+    /// [`crate::readdressed::noted`] of a packet that reaches a workload through the stack.
+    pub(crate) entered_as: u16,
     /// The mark with which the packet came.
     pub(crate) mark: u32,
 }

@@ -3,8 +3,10 @@
 
 use crate::wait::PATIENCE;
 use anyhow::{Context, Result};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +28,24 @@ pub fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> Result<
 /// The connect's own error (`ConnectionRefused`, `TimedOut`, …).
 pub fn connects(netns: &Path, to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     inside(netns, || TcpStream::connect_timeout(&to, timeout)).map_err(io::Error::other)?
+}
+
+/// As [`connects`], from a port of the caller's choice, which other connections may have too.
+///
+/// # Errors
+/// The port cannot be had; the connect's own error (`WouldBlock`: it took too long).
+pub fn connects_from(netns: &Path, port: u16, to: SocketAddrV4, timeout: Duration) -> io::Result<TcpStream> {
+    let open = || -> io::Result<TcpStream> {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
+        let stream = TcpStream::from(socket);
+        // Bounds the connect as well (socket(7), SO_SNDTIMEO).
+        stream.set_write_timeout(Some(timeout))?;
+        connect(stream.as_raw_fd(), &SockaddrIn::from(to))?;
+        Ok(stream)
+    };
+    inside(netns, open).map_err(io::Error::other)?
 }
 
 /// What a server saw of a request.
@@ -137,7 +157,14 @@ impl Stream {
     /// # Errors
     /// The connection cannot be made.
     pub fn start(netns: &Path, to: SocketAddr) -> Result<Self> {
-        let socket = connects(netns, to, PATIENCE).with_context(|| format!("stream to {to}"))?;
+        Self::over(connects(netns, to, PATIENCE).with_context(|| format!("stream to {to}"))?)
+    }
+
+    /// The same over a connection that was made.
+    ///
+    /// # Errors
+    /// The request cannot be sent.
+    pub fn over(socket: TcpStream) -> Result<Self> {
         (&socket).write_all(b"GET /stream HTTP/1.1\r\nHost: lab\r\n\r\n")?;
         let (bytes, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, over, mut reader) = (bytes.clone(), ended.clone(), socket.try_clone()?);

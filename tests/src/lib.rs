@@ -5,6 +5,7 @@
 pub mod containerd;
 pub mod frames;
 pub mod hostile;
+pub mod one_port;
 pub mod ports;
 pub mod tcx;
 

@@ -14,6 +14,7 @@ use weft_lab::probe::{HttpServer, Stream, connects};
 use weft_lab::wait;
 use weft_lab::{Lab, LabOptions, Workload, WorkloadOptions};
 use weft_tests::PATIENCE;
+use weft_tests::one_port::OnePort;
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const MAPPED: u16 = 18080;
@@ -52,6 +53,17 @@ impl Scene {
         stream
     }
 
+    /// A service whose only backend is the server.
+    fn serve(&self) {
+        for line in [
+            "nft add table ip service".to_owned(),
+            "nft add chain ip service prerouting { type nat hook prerouting priority -100 ; }".to_owned(),
+            format!("nft add rule ip service prerouting ip daddr {SERVICE} dnat to {}", self.web.ip),
+        ] {
+            self.lab.host("n1").sh(&line).unwrap();
+        }
+    }
+
     /// Packets that went past the stack so far.
     fn direct(&self) -> u64 {
         self.lab.host("n1").status().unwrap().counters["direct"]
@@ -87,15 +99,9 @@ fn config(folder: &TempDir) -> PathBuf {
 fn what_the_hosts_nat_changes_stays_in_its_stack_and_the_rest_goes_past_it() {
     let scene = Scene::new("fast");
     let host = scene.lab.host("n1");
-    for line in [
-        "nft add table ip service".to_owned(),
-        "nft add chain ip service prerouting { type nat hook prerouting priority -100 ; }".to_owned(),
-        format!("nft add rule ip service prerouting ip daddr {SERVICE} tcp dport 80 dnat to {}", scene.web()),
-    ] {
-        host.sh(&line).unwrap();
-    }
+    scene.serve();
     for (from, to) in [
-        (&scene.client, SocketAddr::from((SERVICE, 80))),
+        (&scene.client, SocketAddr::from((SERVICE, 8080))),
         (&scene.client, (host.address, MAPPED).into()),
         (&scene.web, (host.address, MAPPED).into()),
     ] {
@@ -148,4 +154,13 @@ fn it_is_switched_by_the_configuration_while_traffic_runs() {
     let after = scene.stream(&scene.client, scene.web());
     assert!(scene.goes_past_the_stack(&after));
     wait::until_true("the others to go on", PATIENCE, || Ok(meanwhile.flows(Duration::from_secs(1)))).unwrap();
+}
+
+#[test]
+fn one_port_may_have_a_service_and_its_backend_at_the_same_time() {
+    let scene = Scene::new("fastport");
+    scene.serve();
+    let ends = OnePort { client: &scene.client, service: SERVICE, backend: &scene.web };
+    ends.datagrams(5353);
+    ends.connections(8080);
 }

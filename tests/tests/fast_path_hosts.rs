@@ -9,6 +9,7 @@ use weft_lab::probe::{HttpServer, Stream, connects};
 use weft_lab::wait;
 use weft_lab::{Lab, LabOptions, Workload, WorkloadOptions};
 use weft_tests::PATIENCE;
+use weft_tests::one_port::OnePort;
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
@@ -130,4 +131,13 @@ fn what_one_hosts_nat_changes_stays_in_its_stack() {
     scene.nat("postrouting", &format!("ip daddr {} masquerade", scene.web.ip));
     let stream = scene.stream(scene.web());
     assert_eq!(scene.goes_past_the_stack(&stream), [false, true]);
+}
+
+#[test]
+fn one_port_may_have_a_service_and_its_backend_at_the_same_time() {
+    let scene = Scene::new("fasttwice");
+    scene.nat("prerouting", &format!("ip daddr {SERVICE} dnat to {}", scene.web.ip));
+    let ends = OnePort { client: &scene.client, service: SERVICE, backend: &scene.web };
+    ends.datagrams(5353);
+    ends.connections(8080);
 }

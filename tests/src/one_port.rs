@@ -1,0 +1,64 @@
+//! A client that talks from one port to a service and straight to the service's backend. The host's NAT gives what
+//! began later another port: on the wire and in the backend, the earlier one looks as the later one does in the client.
+
+use crate::PATIENCE;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use weft_lab::Workload;
+use weft_lab::probe::{Stream, connects_from, inside};
+
+/// Who talks to whom.
+#[derive(Debug)]
+pub struct OnePort<'a> {
+    /// Who talks.
+    pub client: &'a Workload,
+    /// The address of a service that leads to the backend, port for port.
+    pub service: Ipv4Addr,
+    /// With the lab's HTTP server.
+    pub backend: &'a Workload,
+}
+
+impl OnePort<'_> {
+    /// Asks both in turn over UDP; who was asked has to be who answers.
+    ///
+    /// # Panics
+    /// Somebody else answers, or nobody.
+    pub fn datagrams(&self, port: u16) {
+        let client = bound(self.client, 40_000);
+        let server = bound(self.backend, port);
+        for round in 0..20_u8 {
+            for asked in [self.service, self.backend.ip] {
+                let asked = SocketAddr::from((asked, port));
+                client.send_to(&[round], asked).expect("ask");
+                let (_, from) = server.recv_from(&mut [0; 1]).unwrap_or_else(|error| panic!("{asked}: {error}"));
+                server.send_to(&[round], from).expect("answer");
+                let mut answer = [0; 1];
+                let (_, by) = client.recv_from(&mut answer).unwrap_or_else(|error| panic!("{asked}: {error}"));
+                assert_eq!((by, answer), (asked, [round]));
+            }
+        }
+    }
+
+    /// A connection to the service that says nothing, one straight to the backend that transfers, then the first, too.
+    ///
+    /// # Panics
+    /// One of them breaks, or nothing comes.
+    pub fn connections(&self, port: u16) {
+        let connect = |to| {
+            let to = SocketAddrV4::new(to, port);
+            connects_from(&self.client.netns, 40_001, to, PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"))
+        };
+        let (by_service, straight) = (connect(self.service), connect(self.backend.ip));
+        let straight = Stream::over(straight).expect("ask the backend");
+        assert!(straight.flows(PATIENCE), "nothing comes from the backend");
+        let by_service = Stream::over(by_service).expect("ask the service");
+        assert!(by_service.flows(PATIENCE) && straight.flows(PATIENCE), "nothing comes by the service");
+        assert!(!by_service.broke() && !straight.broke());
+    }
+}
+
+fn bound(workload: &Workload, port: u16) -> UdpSocket {
+    let bound = inside(&workload.netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+    let socket = bound.expect("a namespace").expect("a port");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    socket
+}
