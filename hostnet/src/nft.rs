@@ -122,7 +122,7 @@ fn concatenation(value: &Value) -> String {
 
 /// Chains at hook forward, but our table's, that drop what they do not accept: by their policy, or by their last
 /// rule.
-pub(crate) fn forward_chains(own: &str, names: &[String]) -> Result<Vec<Forward>, Error> {
+pub(crate) fn forward_chains(own: &str) -> Result<Vec<Forward>, Error> {
     let listed = list(&["chains"])?;
     let mut found = Vec::new();
     for chain in listed.iter().filter_map(|object| object.get("chain")).filter(|chain| chain["hook"] == "forward") {
@@ -136,8 +136,7 @@ pub(crate) fn forward_chains(own: &str, names: &[String]) -> Result<Vec<Forward>
         if drops {
             // Whatever chain of the table it is that knows us.
             let text = run(&["list", "table", &family, &table], "").map_err(Error::Nft)?;
-            let knows_us = names.iter().any(|name| text.contains(name.as_str()));
-            found.push(Forward { table: full, chain: name, knows_us });
+            found.push(Forward { table: full, chain: name, text });
         }
     }
     Ok(found)

@@ -21,15 +21,15 @@ impl Executor {
         Ok(found.iter().filter_map(mark_rule).collect())
     }
 
-    /// Other people's chains that drop forwarded packets they do not know; `names`: what speaks of us.
+    /// Other people's chains that drop forwarded packets they do not know.
     ///
     /// # Errors
     /// `nft` fails, or the namespace cannot be entered.
-    pub fn forward_chains(&mut self, names: &[String]) -> Result<Vec<Forward>, Error> {
+    pub fn forward_chains(&mut self) -> Result<Vec<Forward>, Error> {
         let own = format!("ip {}", self.nft_table);
         self.namespace.run(|| {
-            let mut chains = nft::forward_chains(&own, names)?;
-            chains.extend(legacy_forward(names));
+            let mut chains = nft::forward_chains(&own)?;
+            chains.extend(legacy_forward());
             Ok(chains)
         })?
     }
@@ -50,14 +50,13 @@ fn mark_rule(message: &RouteNetlinkMessage) -> Option<MarkRule> {
 }
 
 /// The chain FORWARD of the old interface, in the calling thread's namespace, where it is in use and drops.
-fn legacy_forward(names: &[String]) -> Option<Forward> {
+fn legacy_forward() -> Option<Forward> {
     let tables = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").ok()?;
     tables.lines().find(|table| *table == "filter")?;
     let output = Command::new("iptables-legacy").args(["-w", "5", "-S", "FORWARD"]).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let knows_us = names.iter().any(|name| text.contains(name.as_str()));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let drops = text.lines().any(|line| line == "-P FORWARD DROP");
-    drops.then(|| Forward { table: LEGACY.to_owned(), chain: "FORWARD".to_owned(), knows_us })
+    drops.then(|| Forward { table: LEGACY.to_owned(), chain: "FORWARD".to_owned(), text })
 }
 
 /// Accepts, in front of everything else, what comes from the bridge and what goes there, in the calling thread's

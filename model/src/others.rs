@@ -1,8 +1,9 @@
 //! What other software on the host does with packets of ours: rules that choose routes by marks, and chains that
 //! drop what they do not know.
 
-use crate::id::{Attachment, IfName};
+use crate::id::Attachment;
 use crate::op::Op;
+use crate::overlay::Placement;
 use crate::policy::Protocol;
 use crate::ports::PortMapping;
 use std::collections::BTreeSet;
@@ -82,28 +83,44 @@ pub struct Forward {
     pub table: String,
     /// The chain.
     pub chain: String,
-    /// Whether its table speaks of our bridge or network: then somebody has thought of us.
-    pub knows_us: bool,
+    /// All that its table says.
+    pub text: String,
+}
+
+impl Forward {
+    /// Whether its table speaks of our network or bridge: then somebody has thought of us. firewalld judges by the
+    /// device that packets come from, so it has to know the VXLAN device too.
+    fn knows(&self, placement: &Placement) -> bool {
+        let names = |name: &str| self.text.contains(name);
+        let devices = names(placement.bridge.as_str()) && (self.table != FIREWALLD || names(placement.vxlan.as_str()));
+        devices || names(&placement.network.network().to_string())
+    }
 }
 
 /// The table of the old kernel interface.
 pub const LEGACY: &str = "iptables-legacy";
 
+/// The table that firewalld writes whole at each reload (1.3.3).
+const FIREWALLD: &str = "inet firewalld";
+
 /// What lets workloads' packets through such chains, and what is left to a person: in iptables' own chain, which
 /// everybody adds to, we accept what comes from our bridge and what goes there; in tables of a firewall nobody
 /// but its owner should.
 #[must_use]
-pub fn plan_forward(chains: &[Forward], bridge: &IfName) -> (Vec<Op>, Vec<String>) {
+pub fn plan_forward(chains: &[Forward], placement: &Placement) -> (Vec<Op>, Vec<String>) {
     let (mut ops, mut complaints) = (Vec::new(), Vec::new());
-    for chain in chains.iter().filter(|chain| !chain.knows_us) {
+    let Placement { bridge, vxlan, port, .. } = placement;
+    for chain in chains.iter().filter(|chain| !chain.knows(placement)) {
         let Forward { table, chain, .. } = chain;
         match table.as_str() {
             "ip filter" | LEGACY if chain == "FORWARD" => {
                 ops.push(Op::AcceptForward { table: table.clone(), bridge: bridge.clone() });
             }
-            "inet firewalld" => complaints.push(format!(
-                "firewalld drops what workloads send and receive; firewall-cmd --permanent --zone=trusted \
-                 --add-interface={bridge}, and the same for the VXLAN device; then firewall-cmd --reload"
+            // Its zone of the underlay takes no VXLAN either: our outer packets are nobody's connections.
+            FIREWALLD => complaints.push(format!(
+                "firewalld refuses what workloads send and receive; firewall-cmd --permanent --zone=trusted \
+                 --add-interface={bridge} --add-interface={vxlan}; firewall-cmd --permanent --add-port={port}/udp; \
+                 firewall-cmd --reload"
             )),
             _ => complaints.push(format!(
                 "chain {chain} of table {table} drops what it does not know, and does not know {bridge}: packets of \
@@ -117,6 +134,26 @@ pub fn plan_forward(chains: &[Forward], bridge: &IfName) -> (Vec<Op>, Vec<String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::IfName;
+    use crate::net::NetworkConfig;
+
+    fn placement() -> Placement {
+        let network = NetworkConfig::new("10.255.0.0/16".parse().unwrap(), None, None, None).unwrap();
+        Placement {
+            network,
+            subnet: network.subnet(1).unwrap(),
+            public_ip: "192.0.2.1".parse().unwrap(),
+            underlay_index: 3,
+            mtu: 1450,
+            bridge: IfName::new("weft0").unwrap(),
+            vxlan: IfName::new("weft-vx1").unwrap(),
+            vni: 1,
+            port: 8472,
+            masquerade: true,
+            mark_shift: 16,
+            host_services: None,
+        }
+    }
 
     fn rule(mark: u32, mask: u32) -> MarkRule {
         MarkRule { priority: 100, mark, mask }
@@ -169,20 +206,26 @@ mod tests {
 
     #[test]
     fn iptables_chain_gets_rules_and_a_firewalls_a_word() {
-        let bridge = IfName::new("weft0").unwrap();
-        let chain = |table: &str, chain: &str, knows_us| Forward { table: table.into(), chain: chain.into(), knows_us };
+        let chain = |table: &str, chain: &str, text: &str| Forward {
+            table: table.into(),
+            chain: chain.into(),
+            text: text.into(),
+        };
         let (ops, complaints) = plan_forward(
             &[
-                chain("ip filter", "FORWARD", false),
-                chain(LEGACY, "FORWARD", false),
-                chain("inet filter", "forward", false),
-                chain("inet firewalld", "filter_FORWARD", false),
-                chain("inet mine", "forward", true),
+                chain("ip filter", "FORWARD", ""),
+                chain(LEGACY, "FORWARD", ""),
+                chain("inet filter", "forward", ""),
+                chain("inet firewalld", "filter_FORWARD", "iifname \"weft0\" goto filter_FWD_trusted"),
+                chain("inet mine", "forward", "iifname \"weft0\" accept"),
+                chain("inet other", "forward", "ip saddr 10.255.0.0/16 accept"),
             ],
-            &bridge,
+            &placement(),
         );
         assert_eq!(ops.len(), 2);
         assert!(complaints[0].contains("nft insert rule inet filter forward iifname weft0 accept"), "{complaints:?}");
-        assert!(complaints[1].contains("--zone=trusted --add-interface=weft0") && complaints.len() == 2);
+        let zone = "--zone=trusted --add-interface=weft0 --add-interface=weft-vx1; ";
+        assert!(complaints[1].contains(zone) && complaints[1].contains("--add-port=8472/udp"), "{complaints:?}");
+        assert_eq!(complaints.len(), 2);
     }
 }

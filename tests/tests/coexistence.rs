@@ -189,27 +189,60 @@ fn firewalls_that_drop_forwarded_packets_get_an_exception_or_are_named() {
         host.sh(&format!("{tool} -P FORWARD ACCEPT")).unwrap();
     }
     // A firewall in a table of its own: not ours to change.
-    for (table, last) in [("filter", "policy drop ;"), ("firewalld", "policy accept ;")] {
-        host.sh(&format!("nft add table inet {table}")).unwrap();
-        let chain = format!("nft add chain inet {table} forward {{ type filter hook forward priority 10 ; {last} }}");
-        host.sh(&chain).unwrap();
-        if table == "firewalld" {
-            host.sh("nft add rule inet firewalld forward reject with icmpx type admin-prohibited").unwrap();
-        }
-        let before = host.sh(&format!("nft list table inet {table}")).unwrap();
-        let words = if table == "firewalld" { "--zone=trusted" } else { "table inet filter" };
-        let told = alarm(&lab, words, true);
-        assert!(told.contains("weft0"), "{told}");
-        assert!(reach(shop.near.ip).is_err(), "dropped as they say");
-        assert_eq!(host.sh(&format!("nft list table inet {table}")).unwrap(), before, "theirs is untouched");
-        // What the alarm says to do.
-        for side in ["iifname", "oifname"] {
-            host.sh(&format!("nft insert rule inet {table} forward {side} weft0 accept")).unwrap();
-        }
-        flows("after the advice");
-        alarm(&lab, words, false);
-        host.sh(&format!("nft delete table inet {table}")).unwrap();
+    host.sh("nft add table inet filter").unwrap();
+    host.sh("nft add chain inet filter forward { type filter hook forward priority 10 ; policy drop ; }").unwrap();
+    let before = host.sh("nft list table inet filter").unwrap();
+    let told = alarm(&lab, "table inet filter", true);
+    assert!(told.contains("weft0"), "{told}");
+    assert!(reach(shop.near.ip).is_err(), "dropped as they say");
+    assert_eq!(host.sh("nft list table inet filter").unwrap(), before, "theirs is untouched");
+    // What the alarm says to do.
+    for side in ["iifname", "oifname"] {
+        host.sh(&format!("nft insert rule inet filter forward {side} weft0 accept")).unwrap();
     }
+    flows("after the advice");
+    alarm(&lab, "table inet filter", false);
+}
+
+/// What the real one writes. It refuses what is forwarded, and VXLAN that comes in: of that no connection is known.
+#[test]
+fn firewalld_is_named_and_its_own_commands_let_workloads_through() {
+    const INSTALLED: &str = include_str!("../data/firewalld/installed.nft");
+    const ADVISED: &str = include_str!("../data/firewalld/advised.nft");
+    const PORT: &str = "udp dport 8472 accept\n";
+    let mut lab = lab("firewalld");
+    let shop = shop(&mut lab);
+    let load = |rules: &str| {
+        let file = lab.folder.join("firewalld.nft");
+        std::fs::write(&file, format!("table inet firewalld\ndelete table inet firewalld\n{rules}")).unwrap();
+        lab.host("n1").sh(&format!("nft -f {}", file.display())).unwrap();
+    };
+    let reach = |ip| probe::get(&shop.client.netns, SocketAddr::from((ip, 8080)), Duration::from_secs(2));
+    let flows = |ip| wait::until("an answer", PATIENCE, || reach(ip)).unwrap();
+    flows(shop.near.ip);
+    flows(shop.far.ip);
+    load(INSTALLED);
+    let told = alarm(&lab, "firewall-cmd", true);
+    for word in ["--zone=trusted --add-interface=weft0 --add-interface=weft-vx1;", "--add-port=8472/udp;", "--reload"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert!(doctor(&lab).contains("firewall-cmd"));
+    assert!(reach(shop.near.ip).is_err() && reach(shop.far.ip).is_err(), "refused as they say");
+    // Each part of the advice is needed.
+    assert!(ADVISED.contains(PORT));
+    load(&ADVISED.replace(PORT, ""));
+    flows(shop.near.ip);
+    assert!(reach(shop.far.ip).is_err(), "VXLAN is let in without its port");
+    load(ADVISED);
+    alarm(&lab, "firewall-cmd", false);
+    flows(shop.near.ip);
+    flows(shop.far.ip);
+    // The other host's workload calls.
+    get(&shop.far.netns, shop.near.ip, 8080).unwrap_err();
+    lab.weft(&["policies", "allow", "--from", "k8s:lab/shop", "--to", "k8s:lab/shop", "--port", "8080", "--wait"])
+        .unwrap();
+    get(&shop.far.netns, shop.near.ip, 8080).unwrap();
+    assert!(get(&shop.stranger.netns, shop.near.ip, 8080).is_err(), "an exception is no policy");
 }
 
 #[test]

@@ -38,13 +38,11 @@ impl Core {
     /// Accepts forwarded packets in iptables' chain, if it drops them.
     fn make_way(&mut self) -> Option<String> {
         let placement = self.placement.as_ref()?;
-        let bridge = placement.bridge.clone();
-        let names = [bridge.to_string(), placement.network.network().to_string()];
-        let chains = match self.kernel.forward_chains(&names) {
+        let chains = match self.kernel.forward_chains() {
             Ok(chains) => chains,
             Err(error) => return Some(format!("cannot see whether a firewall drops forwarded packets: {error}")),
         };
-        let (ops, mut complaints) = plan_forward(&chains, &bridge);
+        let (ops, mut complaints) = plan_forward(&chains, placement);
         for op in &ops {
             tracing::info!(%op, "a chain of iptables drops what is forwarded: making way");
         }
