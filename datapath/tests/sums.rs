@@ -8,18 +8,20 @@ mod common;
 use common::frame::*;
 use common::*;
 use std::net::Ipv4Addr;
+use weft_abi::capacity;
 use weft_datapath::{Outcome, Program, Reason};
 use weft_model::datapath::DenyAction;
 use weft_model::mac::Mac;
 use weft_model::policy::{Direction, Protocol};
 
 /// Reasons that are counted besides a packet's fate.
-const BESIDES: [Reason; 6] = [
+const BESIDES: [Reason; 7] = [
     Reason::Audited,
     Reason::Rejected,
     Reason::ConntrackFull,
     Reason::RecordLimited,
     Reason::RecordLost,
+    Reason::AnswerLimited,
     Reason::Direct,
 ];
 /// Fates of packets that pass.
@@ -104,4 +106,17 @@ fn packets_in_are_packets_passed_and_packets_refused() {
         }
     }
     assert!(bench.counter("rejected") > 0 && bench.counter("audited") > 0);
+    // And where more is refused than may be answered.
+    bench.change(|endpoint| (endpoint.deny, endpoint.audit) = (DenyAction::Reject, false));
+    let before = counted(&bench);
+    let mut sent = 0;
+    until("a packet beyond the limit of answers", || {
+        for _ in 0..2 * capacity::SHARE_ANSWERS {
+            bench.arrive(&received(&udp(REMOTE, OWN, (40000, 9), b"?")), 7);
+        }
+        sent += 2 * u64::from(capacity::SHARE_ANSWERS);
+        (bench.counter("answer-limited") > 0).then_some(())
+    });
+    let after = counted(&bench);
+    assert_eq!((after.0 - before.0, after.1 - before.1), (0, sent));
 }

@@ -66,6 +66,19 @@ impl Scene {
         until(&format!("a line {what}"), PATIENCE, find).unwrap().0
     }
 
+    /// A line of the kernel log with all these words. The kernel takes few lines of one process in a second, so
+    /// what leaves one is done again. Where the log cannot be written, weft writes none.
+    fn kernel_line(&self, words: &[&str], again: impl Fn()) {
+        if File::options().write(true).open("/dev/kmsg").is_err() {
+            return;
+        }
+        let find = || {
+            again();
+            Ok(weft_lab::shell::sh("dmesg")?.lines().any(|line| words.iter().all(|word| line.contains(word))))
+        };
+        until_true(&format!("a line of the kernel log with {words:?}"), PATIENCE, find).unwrap();
+    }
+
     fn weft(&self, line: &str) -> String {
         self.lab.weft_on("c1", &line.split_whitespace().collect::<Vec<_>>()).unwrap()
     }
@@ -95,6 +108,8 @@ fn what_is_logged_and_what_only_is_are_switched_while_traffic_runs() {
         (&container["container_id"], &container["app_guid"]),
         (&scene.web.container_id.clone().into(), &"3b1c".into())
     );
+    assert_eq!((&container["space_guid"], &container["organization_guid"]), (&"5e".into(), &"6f".into()), "{line}");
+    assert_eq!(container["host_ip"], scene.cell().address.to_string());
     assert_eq!((&packet["allowed"], &packet["protocol"]), (&false.into(), &"TCP".into()));
     assert_eq!(packet["src_ip"], scene.pod.ip.to_string());
     assert_eq!((&line["data"]["weft"]["reason"], &line["data"]["weft"]["rule"]), (&"policy".into(), &Value::Null));
@@ -148,6 +163,15 @@ fn what_is_logged_and_what_only_is_are_switched_while_traffic_runs() {
     let weft = &line["data"]["weft"];
     assert_eq!((&weft["tcpFlags"], &weft["source"]["group"]), (&"SYN".into(), &"k8s:lab/shop".into()));
     assert!(weft["rule"].as_u64().is_some_and(|rule| rule > 0), "{weft}");
+    // Where Silk's operators look, in the words they know.
+    let tag = u32::from_str_radix(weft["source"]["tag"].as_str().unwrap(), 16).unwrap();
+    let ends = format!("SRC={} DST={}", scene.pod.ip, scene.web.ip);
+    let words =
+        [&format!("OK_{tag:04X}_3b1c IN= OUT="), &ends, "DPT=8080 SYN MARK=", &format!("RULE={}", weft["rule"])];
+    scene.kernel_line(&words, || assert!(scene.reaches()));
+    let prefix: String = format!("DENY_C2C_{}", scene.web.container_id).chars().take(28).collect();
+    let words = [&format!("{prefix} IN= OUT="), &ends, "DPT=86 SYN MARK=", "REASON=policy RULE=none"];
+    scene.kernel_line(&words, || drop(scene.denied(86)));
     // The policy that allows, and, of the same group, that none does.
     let decision = &weft["decision"];
     assert_eq!(decision["origin"], "policy k8s:lab/shop → 3b1c tcp 8080", "{weft}");
@@ -175,6 +199,37 @@ fn what_is_logged_and_what_only_is_are_switched_while_traffic_runs() {
     let refused = scene.lab.weft_on("c1", &["logging", "set", "--audit", "on", "--denials-burst", "0"]);
     assert!(format!("{:#}", refused.unwrap_err()).contains("denials_burst: invalid value \"0\": a number from 1"));
     assert_eq!(scene.logging().in_force, before.in_force);
+}
+
+/// The file is changed and the signal sent; flags and what was changed by hand win over it.
+#[test]
+fn the_configuration_is_read_again_at_the_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("weftd.toml");
+    fs::write(&config, "").unwrap();
+    let scene = scene("reread", &["--config", config.to_str().unwrap()]);
+    let reread = |text: &str, shown: &str| {
+        fs::write(&config, text).unwrap();
+        let times = || scene.cell().agent_log().matches(shown).count();
+        let before = times();
+        scene.hang_up();
+        until_true(shown, PATIENCE, || Ok(times() > before)).unwrap();
+    };
+    let audited = || scene.logging().in_force.audit;
+    let becomes = |wanted| until_true("the options in force", PATIENCE, || Ok(audited() == wanted)).unwrap();
+    assert!(!scene.reaches());
+    reread("audit = true\ndenials_per_second = 7\n", "SIGHUP");
+    becomes(true);
+    assert!(scene.reaches(), "audited, and yet denied");
+    assert_eq!(scene.logging().in_force.denials_per_second, 0, "the flag says so");
+    // What cannot be is said, and changes nothing.
+    reread("audit = false\ndenials_burst = 0\n", "denials_burst");
+    assert!(audited() && scene.reaches());
+    scene.weft("logging set --allowed on");
+    reread("audit = false\nlog_allowed = false\n", "SIGHUP");
+    becomes(false);
+    assert!(!scene.reaches());
+    assert!(scene.logging().in_force.allowed, "changed by hand");
 }
 
 #[test]

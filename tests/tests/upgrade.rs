@@ -1,5 +1,5 @@
-//! The agent is replaced by another version, and by the one before again, while traffic runs: no packet is lost,
-//! and none passes that is denied.
+//! The agent is started anew, replaced by another version, and by the one before again, while traffic runs: no packet
+//! is lost, and none passes that is denied.
 
 #![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
 
@@ -134,8 +134,10 @@ fn other_versions_take_over_and_give_back_without_a_lost_packet() {
     let flooded = flood(&stranger.netns, echoed);
     let this = std::fs::read_link(lab.host("n1").bpf_dir().join("current")).unwrap();
     let this: u32 = this.to_str().unwrap().trim_start_matches('v').parse().unwrap();
-    // Other programs with the same maps, back; another layout of maps, back.
-    for (programs, layout) in [("7", this), ("0", this), ("7", this + 1), ("0", this)] {
+    // The same once more; other programs with the same maps, back; another layout of maps, back.
+    let mut version = ("0", this);
+    for (programs, layout) in [("0", this), ("7", this), ("0", this), ("7", this + 1), ("0", this)] {
+        let differs = std::mem::replace(&mut version, (programs, layout)) != version;
         for (host, link) in &links {
             let before = tag(&lab, host, link);
             let host = lab.host_mut(host);
@@ -145,8 +147,8 @@ fn other_versions_take_over_and_give_back_without_a_lost_packet() {
             host.start_agent().unwrap();
             host.wait_ready(PATIENCE).unwrap();
             let name = host.name().to_owned();
-            wait::until_true("the other version's programs", PATIENCE, || Ok(tag(&lab, &name, link) != before))
-                .unwrap();
+            let its_programs = || Ok((tag(&lab, &name, link) != before) == differs);
+            wait::until_true("this version's programs", PATIENCE, its_programs).unwrap();
             let current = lab.host(&name).bpf_dir().join("current");
             let in_force = || Ok(std::fs::read_link(&current)?.to_str() == Some(&format!("v{layout}")));
             wait::until_true("the layout to be in force", PATIENCE, in_force).unwrap();
