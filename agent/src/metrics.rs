@@ -10,7 +10,7 @@ use axum::routing::get;
 use std::fmt::{self, Display, Write};
 use std::io;
 use std::net::SocketAddr;
-use weft_api::agent::Status;
+use weft_api::agent::{MapFill, Status};
 use weft_api::logging::LogCounts;
 
 /// Serves `/metrics` on an address for the agent's life.
@@ -63,6 +63,12 @@ fn write(text: &mut String, status: &Status) -> fmt::Result {
     )?;
     let maps = status.maps.iter().map(|(map, bytes)| (format!("{{map=\"{map}\"}}"), *bytes));
     family(text, "weft_map_bytes", "gauge", "Kernel memory of the programs' maps.", maps)?;
+    let fill = |name: &'static str, help, value: fn(&MapFill) -> u64, text: &mut String| {
+        let values = status.map_fill.iter().map(|(map, fill)| (format!("{{map=\"{map}\"}}"), value(fill)));
+        family(text, name, "gauge", help, values)
+    };
+    fill("weft_map_entries", "Entries of the programs' maps.", |fill| fill.entries, text)?;
+    fill("weft_map_capacity", "Entries that the programs' maps take.", |fill| fill.capacity, text)?;
     let parts = [("network", &status.network), ("programs", &status.datapath)];
     let in_sync = parts.iter().map(|(part, sync)| (format!("{{part=\"{part}\"}}"), u64::from(sync.in_sync)));
     family(text, "weft_in_sync", "gauge", "Whether a part of the host is as it should be.", in_sync)?;

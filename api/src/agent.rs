@@ -273,11 +273,32 @@ pub struct Status {
     /// Bytes of kernel memory by map.
     #[serde(default)]
     pub maps: BTreeMap<String, u64>,
+    /// How full the maps are.
+    #[serde(default)]
+    pub map_fill: BTreeMap<String, MapFill>,
     /// What became of records of denials.
     #[serde(default)]
     pub logged: crate::logging::LogCounts,
     /// Whatever needs a person's eye.
     pub alarms: Vec<String>,
+}
+
+/// How full a map of the kernel programs is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapFill {
+    /// Entries it has; of `ct_est4`, whose oldest give way, at most a minute ago.
+    pub entries: u64,
+    /// Entries it takes.
+    pub capacity: u64,
+}
+
+impl MapFill {
+    /// From four fifths on: the next change of a large policy needs room for the new set beside the old one.
+    #[must_use]
+    pub fn is_nearly_full(self) -> bool {
+        self.entries * 5 >= self.capacity * 4
+    }
 }
 
 /// Whether the store answers.

@@ -1,6 +1,7 @@
 //! Housekeeping of established connections. The programs give a connection's share back when they see its end; of
 //! those that end unseen (a workload killed, a peer that vanished) they learn nothing.
 
+use crate::counters::Fill;
 use crate::endpoints::EndpointView;
 use crate::error::DatapathError;
 use crate::pod::Raw;
@@ -14,6 +15,10 @@ use weft_model::id::Slot;
 pub(crate) struct Connections {
     pub(crate) established: HashMap<MapData, Raw<ConnKey4>, Raw<Conn>>,
     pub(crate) shares: Array<MapData, Raw<Share>>,
+    /// Entries that `ct_est4` takes.
+    pub(crate) capacity: u32,
+    /// Connections that the last sweep left.
+    pub(crate) counted: u64,
 }
 
 impl Connections {
@@ -41,8 +46,14 @@ impl Connections {
                 other => other.map_err(failed)?,
             }
         }
+        self.counted = held.values().sum();
         self.correct(&held)?;
         Ok(dead.len())
+    }
+
+    /// How full `ct_est4` was at the last sweep.
+    pub(crate) fn fill(&self) -> (&'static str, Fill) {
+        ("ct_est4", Fill { entries: self.counted, capacity: self.capacity.into() })
     }
 
     /// Writes the shares that were counted otherwise. What begins or ends meanwhile is a small error until the next time.

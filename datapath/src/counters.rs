@@ -9,6 +9,21 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use weft_abi::Reason;
 
+/// How full a map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Entries it has.
+    pub entries: u64,
+    /// Entries it takes.
+    pub capacity: u64,
+}
+
+impl Fill {
+    pub(crate) fn of(entries: usize, capacity: u32) -> Self {
+        Self { entries: u64::try_from(entries).unwrap_or(u64::MAX), capacity: capacity.into() }
+    }
+}
+
 /// Packets by reason, all CPUs together.
 pub(crate) fn read(map: &PerCpuArray<MapData, u64>) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
     let mut counters = BTreeMap::new();

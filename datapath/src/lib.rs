@@ -30,6 +30,7 @@ mod version;
 mod writes;
 
 pub use attach::Attached;
+pub use counters::Fill;
 pub use denials::DenialReader;
 pub use endpoints::EndpointView;
 pub use error::DatapathError;

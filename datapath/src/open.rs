@@ -2,7 +2,7 @@
 
 use crate::barrier::wait_for_programs;
 use crate::connections::Connections;
-use crate::counters;
+use crate::counters::{self, Fill};
 use crate::denials::DenialReader;
 use crate::endpoints::{EndpointView, Endpoints};
 use crate::error::DatapathError;
@@ -128,6 +128,8 @@ impl Datapath {
             connections: Connections {
                 established: map(&mut programs, "ct_est4")?,
                 shares: map(&mut programs, "ct_share")?,
+                capacity: sizes.connections,
+                counted: 0,
             },
             counters: map(&mut programs, "counters")?,
             writes: Writes::default(),
@@ -333,6 +335,13 @@ impl Datapath {
     /// A pin is gone.
     pub fn map_memory(&self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
         counters::memory(&self.pins)
+    }
+
+    /// How full the maps are that refuse what does not fit, and `ct_est4`, whose oldest give way, at the last
+    /// [`Self::sweep_connections`].
+    #[must_use]
+    pub fn map_fill(&self) -> BTreeMap<&'static str, Fill> {
+        self.sets.fill().into_iter().chain(self.surroundings.fill()).chain([self.connections.fill()]).collect()
     }
 
     /// The reader of denial records; there is one.

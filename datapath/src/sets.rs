@@ -1,5 +1,6 @@
 //! Policy sets in the maps.
 
+use crate::counters::Fill;
 use crate::encode::{Encoded, encode};
 use crate::error::DatapathError;
 use crate::pod::Raw;
@@ -82,6 +83,16 @@ impl Sets {
     /// The sets that have entries. A set without any rule has none, and needs none.
     pub(crate) fn ids(&self) -> impl Iterator<Item = SetId> + '_ {
         self.known.keys().copied().map(SetId)
+    }
+
+    /// How full the three maps are.
+    pub(crate) fn fill(&self) -> [(&'static str, Fill); 3] {
+        let all = |count: fn(&Known) -> usize| self.known.values().map(count).sum();
+        [
+            self.policies.fill(all(|known| known.policies.len())),
+            self.ranges.fill(all(|known| known.ranges.len())),
+            self.classes.fill(all(|known| known.classes.len())),
+        ]
     }
 
     /// [`weft_abi::flag`]s that a set gives its endpoints.

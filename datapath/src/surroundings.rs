@@ -1,5 +1,6 @@
 //! Peers, the host's own addresses and its mapped ports in the maps.
 
+use crate::counters::Fill;
 use crate::error::DatapathError;
 use crate::pod::Raw;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -63,6 +64,15 @@ impl SurroundingsMaps {
 
     pub(crate) fn remove_mapped(&mut self, protocol: Protocol, port: u16) -> Result<(), DatapathError> {
         gone(self.mapped.remove(&Raw(mapped_key(protocol, port))), "mapped")
+    }
+
+    /// How full the three maps are.
+    pub(crate) fn fill(&self) -> [(&'static str, Fill); 3] {
+        [
+            ("peers4", Fill::of(self.peers.keys().count(), capacity::PEERS4)),
+            ("host4", Fill::of(self.addresses.keys().count(), capacity::HOST4)),
+            ("mapped", Fill::of(self.mapped.keys().count(), capacity::MAPPED)),
+        ]
     }
 
     /// What the maps hold.

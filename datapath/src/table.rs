@@ -1,5 +1,6 @@
 //! Writing many entries to a map at once, by system calls of our own: aya 0.14 knows only one at a time.
 
+use crate::counters::Fill;
 use crate::error::DatapathError;
 use crate::writes::Writes;
 use aya::maps::{Map, MapData};
@@ -72,6 +73,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// The map, to be read.
     pub(crate) fn map(&self) -> &Map {
         &self.map
+    }
+
+    /// Its name, and how full it is with so many entries.
+    pub(crate) fn fill(&self, entries: usize) -> (&'static str, Fill) {
+        (self.name, Fill::of(entries, self.capacity))
     }
 
     /// Writes entries; those before the first that fails stay. `what` they are, for the error.

@@ -184,6 +184,8 @@ fn what_ended_unseen_is_swept_up() {
     let kept = neighbours_flows(&mut bench);
     assert_eq!((held(&bench, FLOODER), held(&bench, SLOT)), (384, 1));
     assert_eq!(bench.datapath.sweep_connections().unwrap(), 0, "all are alive");
+    let fill = bench.datapath.map_fill()["ct_est4"];
+    assert_eq!((fill.entries, fill.capacity), (384 + 1, capacity::CT_EST4.into()));
     bench.datapath.apply(&[MapOp::RemoveEndpoint(FLOODER)]).unwrap();
     assert_eq!(bench.datapath.sweep_connections().unwrap(), 384);
     assert_eq!((held(&bench, FLOODER), held(&bench, SLOT)), (0, 1));

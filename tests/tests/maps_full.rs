@@ -14,12 +14,15 @@ const POLICIES: &str = "/networking/v1/external/policies";
 /// Ports 2 to 65534 are 29 prefixes, so these are more than the 4,096 that `ranges` is given.
 const SOURCES: u32 = 150;
 
-fn too_many() -> String {
+/// Of these sources' policies there is room, and not much is left.
+const MANY: u32 = 130;
+
+fn policies(sources: u32) -> String {
     let policy = |number: u32| {
         let destination = json!({"id": "big", "protocol": "tcp", "ports": {"start": 2, "end": 65534}});
         json!({"source": {"id": format!("s{number}")}, "destination": destination})
     };
-    json!({"policies": (0..SOURCES).map(policy).collect::<Vec<_>>()}).to_string()
+    json!({"policies": (0..sources).map(policy).collect::<Vec<_>>()}).to_string()
 }
 
 fn post(lab: &Lab, path: &str, body: &str) {
@@ -42,7 +45,21 @@ fn a_group_whose_policies_do_not_fit_keeps_those_before_and_the_others_do_not_no
     let (to_big, to_small) = (SocketAddr::from((big.ip, 8080)), SocketAddr::from((small.ip, 8080)));
     lab.weft(&["policies", "allow", "--from", "client", "--to", "big", "--port", "8080", "--wait"]).expect("allowed");
 
-    let body = too_many();
+    post(&lab, POLICIES, &policies(MANY));
+    let foretold = || {
+        let alarms = lab.host("c1").status()?.alarms;
+        Ok(alarms.iter().any(|alarm| alarm.contains("map ranges of the programs is nearly full: 3770 of 4096")))
+    };
+    wait::until_true("an alarm before it is full", PATIENCE * 2, foretold).expect("nearly full");
+    let metrics = || {
+        lab.host("c1").sh(&format!("curl -sS --unix-socket {} http://weftd/metrics", lab.host("c1").socket().display()))
+    };
+    let metrics = metrics().expect("metrics");
+    for line in ["weft_map_entries{map=\"ranges\"} 3770\n", "weft_map_capacity{map=\"ranges\"} 4096\n"] {
+        assert!(metrics.contains(line), "{line} in\n{metrics}");
+    }
+
+    let body = policies(SOURCES);
     post(&lab, POLICIES, &body);
     let alarmed = || {
         let alarms = lab.host("c1").status()?.alarms;

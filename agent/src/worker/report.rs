@@ -6,7 +6,7 @@ use crate::directory::{Directory, Resident};
 use crate::in_force::InForce;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use weft_api::agent::{EndpointView, KernelView, PeerView, Status};
+use weft_api::agent::{EndpointView, KernelView, MapFill, PeerView, Status};
 use weft_ipam::State;
 use weft_model::bandwidth::Means;
 use weft_model::id::{GroupId, Tag};
@@ -64,6 +64,12 @@ impl Core {
         if usage.size > 0 && usage.free * 10 < usage.size {
             alarms.push(format!("only {} of {} addresses are free", usage.free, usage.size));
         }
+        let map_fill = self.map_fill();
+        // Of the connections the oldest give way: that is no matter for a person.
+        let nearly_full = map_fill.iter().filter(|(map, fill)| *map != "ct_est4" && fill.is_nearly_full());
+        alarms.extend(nearly_full.map(|(map, MapFill { entries, capacity })| {
+            format!("map {map} of the programs is nearly full: {entries} of {capacity} entries")
+        }));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.me.node.clone(),
@@ -83,6 +89,7 @@ impl Core {
             kernel: self.kernel_view(),
             counters: self.counters(),
             maps: self.maps(),
+            map_fill,
             logged: self.outlets.counts.now(),
             alarms,
         }
@@ -127,6 +134,12 @@ impl Core {
             }
             None => BTreeMap::new(),
         }
+    }
+
+    fn map_fill(&self) -> BTreeMap<String, MapFill> {
+        let fill = self.datapath.as_ref().map(weft_datapath::Datapath::map_fill).unwrap_or_default();
+        let view = |fill: weft_datapath::Fill| MapFill { entries: fill.entries, capacity: fill.capacity };
+        fill.into_iter().map(|(name, fill)| (name.to_owned(), view(fill))).collect()
     }
 
     /// For `weft endpoints`.
