@@ -35,7 +35,8 @@ pub(crate) fn read(map: &PerCpuArray<MapData, u64>) -> Result<BTreeMap<&'static 
     Ok(counters)
 }
 
-/// Bytes that each map takes now, as the kernel accounts them.
+/// Bytes that each map takes now, as the kernel accounts them; before Linux 6.4 that is entries times their size, which
+/// for a ring buffer is nothing: there it is the size of the buffer.
 pub(crate) fn memory(pins: &Pins) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
     let mut bytes = BTreeMap::new();
     for layout in &MAPS {
@@ -44,7 +45,15 @@ pub(crate) fn memory(pins: &Pins) -> Result<BTreeMap<&'static str, u64>, Datapat
         let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
         let text = fs::read_to_string(&path).map_err(error("cannot read", path.as_ref()))?;
         let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-        bytes.insert(layout.name, line.and_then(|value| value.trim().parse().ok()).unwrap_or_default());
+        let accounted: u64 = line.and_then(|value| value.trim().parse().ok()).unwrap_or_default();
+        let least = if layout.key_size == 0 { buffer_bytes(&map, layout.name)? } else { 0 };
+        bytes.insert(layout.name, accounted.max(least));
     }
     Ok(bytes)
+}
+
+/// The size of a ring buffer, which is its number of entries.
+fn buffer_bytes(map: &MapData, name: &'static str) -> Result<u64, DatapathError> {
+    let info = map.info().map_err(|source| DatapathError::Map { map: name, source })?;
+    Ok(info.max_entries().into())
 }
