@@ -1,6 +1,7 @@
 //! What is refused, and how it is said.
 
 use super::*;
+use weft_model::policy::Isolation;
 
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
     check(toml::from_str(text).unwrap(), "h1")
