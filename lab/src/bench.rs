@@ -1,6 +1,7 @@
 //! The benchmarks: against Debian's plugins in the same run, in turn, as ratios; written to
 //! `target/bench/summary.json`.
 
+mod apart;
 mod cni;
 mod debian;
 mod denials;

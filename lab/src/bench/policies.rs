@@ -2,15 +2,13 @@
 //! plane with workloads under 10, 1,000, 10,000 and 100,000 policies, in turn; and beside it in a chain of
 //! iptables rules as Silk writes them, by connections through a router, in turn with an empty chain.
 
-use super::Summary;
 use super::stats::median_with_bounds;
+use super::{Summary, apart};
 use crate::lab::Lab;
 use crate::probe::{HttpServer, inside};
 use crate::shell::{command_in, sh, sh_in};
 use crate::underlay::{add_netns, netns};
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -18,7 +16,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use weft_datapath::{Datapath, Probe, Program};
-use weft_model::datapath::{DenyAction, Endpoint, Host, Limited, MapOp, PeerHost, SetId};
+use weft_model::datapath::{Endpoint, Host, MapOp, PeerHost, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
 use weft_model::policy::{Direction, Peer, PolicySet, PortRange, Precedence, Rule, Traffic, Transport, Verdict};
@@ -90,12 +88,7 @@ fn put(summary: &mut Summary, name: &str, samples: &[f64]) {
 
 /// A workload for each of [`SIZES`], in namespaces of the thread's own.
 fn data_plane(summary: &mut Summary) -> Result<Datapath> {
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("root and namespaces are needed")?;
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    let folder = std::env::temp_dir();
-    mount(Some("bpf"), &folder, Some("bpf"), MsFlags::empty(), none)?;
-    sh("ip link set lo up")?;
+    let folder = apart::isolate()?;
     let mut datapath = Datapath::open(&folder, &host()?)?;
     let peer = PeerHost {
         underlay: Ipv4Addr::new(192, 0, 2, 2),
@@ -130,19 +123,7 @@ fn address(slot: Slot) -> Ipv4Addr {
 }
 
 fn endpoint(slot: Slot, set: SetId) -> Endpoint {
-    Endpoint {
-        slot,
-        ip: address(slot),
-        mac: Mac::for_workload(address(slot)),
-        tag: Tag::new(u16::MAX),
-        set,
-        isolated: true,
-        hosts_may_reach: false,
-        host_listed_only: false,
-        deny: DenyAction::Drop,
-        audit: false,
-        limited: Limited::default(),
-    }
+    apart::endpoint(slot, address(slot), Tag::new(u16::MAX), set)
 }
 
 /// So many allow policies, of as few peers as have two ports each. Where there are fewer than peers, the last

@@ -9,19 +9,17 @@
 //! All of it takes turns, round by round: a slow moment of the machine is everybody's. And programs are loaded anew
 //! some times: where the kernel puts them is chance, and worth ten nanoseconds.
 
-use super::Summary;
 use super::frame::{ACK, SYN, tcp, vxlan};
 use super::stats::median_with_bounds;
+use super::{Summary, apart};
 use crate::shell::sh;
 use anyhow::{Context, Result, anyhow};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use weft_datapath::{Datapath, Probe, Program};
 use weft_model::compile::{Policies, Stance, policy_set};
-use weft_model::datapath::{DenyAction, Endpoint, Host, Limited, MapOp, PeerHost, SetId};
+use weft_model::datapath::{Endpoint, Host, MapOp, PeerHost, SetId};
 use weft_model::id::{Slot, Tag};
 use weft_model::mac::Mac;
 use weft_model::policy::{Isolation, Policy, PortRange, Protocol};
@@ -72,14 +70,9 @@ pub(super) fn measure(summary: &mut Summary) -> Result<()> {
     Ok(())
 }
 
-/// Moves the thread into namespaces of its own, with a bpffs and the workloads' interfaces.
+/// Namespaces and a bpffs, with the workloads' interfaces.
 fn isolate() -> Result<PathBuf> {
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("root and namespaces are needed")?;
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    let folder = std::env::temp_dir();
-    mount(Some("bpf"), &folder, Some("bpf"), MsFlags::empty(), none)?;
-    sh("ip link set lo up")?;
+    let folder = apart::isolate()?;
     // Both ends of a veth are a slot's: nothing goes through them.
     for slot in (FIRST_SLOT..FIRST_SLOT + WORKLOADS).step_by(2) {
         let end = |slot: u16| format!("w{slot} index {}", IFINDEX + u32::from(slot));
@@ -245,19 +238,7 @@ fn own(number: u32) -> Ipv4Addr {
 }
 
 fn endpoint(number: u32) -> Endpoint {
-    Endpoint {
-        slot: slot(number),
-        ip: own(number),
-        mac: Mac::for_workload(own(number)),
-        tag: Tag::new(8),
-        set: SetId(1),
-        isolated: true,
-        hosts_may_reach: false,
-        host_listed_only: false,
-        deny: DenyAction::Drop,
-        audit: false,
-        limited: Limited::default(),
-    }
+    apart::endpoint(slot(number), own(number), Tag::new(8), SetId(1))
 }
 
 /// The other side of a connection: address and port.
