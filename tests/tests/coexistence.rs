@@ -89,13 +89,32 @@ struct Shop {
     _servers: [HttpServer; 2],
 }
 
+/// A namespace whose tag has both bits of kube-proxy's marks: outside the tunnel they would meet its rules.
+fn marked_namespace(lab: &Lab) -> String {
+    let has_both = |group: &str| {
+        let (_, answer) = lab.rest("GET", "/networking/v1/external/tags", None).unwrap();
+        let tags: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let tag = tags["tags"].as_array().unwrap().iter().find(|tag| tag["id"] == group).expect("a tag");
+        u16::from_str_radix(tag["tag"].as_str().unwrap(), 16).unwrap() & 0xc000 == 0xc000
+    };
+    let mut namespaces = (0..).map(|number| format!("front{number}"));
+    let marked = namespaces.find(|namespace| {
+        let group = format!("k8s:lab/{namespace}");
+        lab.allow(&group, "k8s:lab/shop", "tcp", 8080).unwrap();
+        has_both(&group)
+    });
+    marked.unwrap()
+}
+
 /// Two backends of one group, a client that may reach them, a stranger that may not.
 fn shop(lab: &mut Lab) -> Shop {
+    let front = marked_namespace(lab);
     let mut add =
         |host: &str, name: &str, namespace: &str| lab.add(host, &WorkloadOptions::pod(name, namespace)).unwrap();
     let (near, far) = (add("n1", "near", "shop"), add("n2", "far", "shop"));
-    let (client, stranger) = (add("n1", "client", "front"), add("n1", "stranger", "elsewhere"));
-    let words = ["policies", "allow", "--from", "k8s:lab/front", "--to", "k8s:lab/shop", "--port", "8080", "--wait"];
+    let (client, stranger) = (add("n1", "client", &front), add("n1", "stranger", "elsewhere"));
+    let from = format!("k8s:lab/{front}");
+    let words = ["policies", "allow", "--from", &from, "--to", "k8s:lab/shop", "--port", "8080", "--wait"];
     lab.weft(&words).unwrap();
     let servers = [&near, &far].map(|backend| HttpServer::start(&backend.netns, 8080).unwrap());
     Shop { client, stranger, near, far, _servers: servers }
