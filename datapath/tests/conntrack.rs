@@ -200,6 +200,11 @@ fn icmp_errors_pass_if_they_quote_a_known_flow() {
     bench.expect("policy", DROP, |b| b.out(&unreachable));
     bench.expect("passed", PASS, |b| b.arrive(&received(&question), 7));
     bench.expect("passed", PASS, |b| b.out(&unreachable));
+    // A flow that is to be judged again, or was and is revoked, carries no errors.
+    bench.rules(vec![deny]);
+    bench.expect("policy", DROP, |b| b.out(&unreachable));
+    bench.expect("revoked", DROP, |b| b.arrive(&received(&question), 7));
+    bench.expect("policy", DROP, |b| b.out(&unreachable));
 }
 
 /// Ages the only entry of a connection table by so many seconds.
