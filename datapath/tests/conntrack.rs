@@ -189,6 +189,16 @@ fn icmp_errors_pass_if_they_quote_a_known_flow() {
     bench.expect("policy", DROP, |b| b.arrive(&cut, 0));
     // The host itself may always tell.
     bench.expect("passed", PASS, |b| b.by_host(&error(&other)));
+    // Of a flow in the overlay its other end may tell, and hosts; no other workload, whatever it has heard.
+    let asked = tcp(OWN, REMOTE, (40000, 443), SYN, b"");
+    bench.expect("passed", PASS, |b| b.out(&sent(&asked)));
+    let told_by = |sender| received(&icmp(sender, OWN, 3, 4, 0, &asked[..28]));
+    bench.expect("policy", DROP, |b| b.arrive(&told_by(NEIGHBOUR), 8));
+    bench.expect("policy", DROP, |b| b.arrive(&told_by(Ipv4Addr::new(10, 255, 2, 77)), 7));
+    bench.expect("policy", DROP, |b| b.arrive(&told_by(REMOTE_VTEP), 7));
+    for (sender, tag) in [(REMOTE, 7), (REMOTE_VTEP, 0), (GATEWAY, 0), (router, 0)] {
+        bench.expect("passed", PASS, |b| b.arrive(&told_by(sender), tag));
+    }
     // Errors that the workload sends are egress, which its rules may close but for known flows.
     let deny = Rule {
         verdict: weft_model::policy::Verdict::Deny,

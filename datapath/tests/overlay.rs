@@ -6,7 +6,9 @@ use common::frame::*;
 use common::*;
 use std::net::Ipv4Addr;
 use weft_datapath::Program;
+use weft_model::datapath::Host;
 use weft_model::mac::Mac;
+use weft_model::policy::{Direction, Traffic};
 
 fn inner(source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
     ethernet(Mac([2; 6]), Mac([4; 6]), 0x0800, &tcp(source, destination, (40000, 80), SYN, b""))
@@ -46,6 +48,23 @@ fn a_tag_counts_from_peers_that_speak_gbp_only() {
     bench.expect("inner-source", DROP, |b| b.probe(Program::FromOverlay, &inner(OUTSIDE, OWN), 7, 1));
     let arp = ethernet(Mac([2; 6]), Mac([0xff; 6]), 0x0806, &arp((Mac([2; 6]), REMOTE), OWN));
     bench.expect("ether-type", DROP, |b| b.probe(Program::FromOverlay, &arp, 7, 1));
+}
+
+/// Another place for the tag in the mark: all programs look there, and nowhere else.
+#[test]
+fn the_tag_is_where_the_host_wants_it() {
+    for shift in [0, 8] {
+        let mut bench = Bench::new(vec![rule(Direction::Ingress, tag_peer(7), Traffic::All)]);
+        bench.datapath.set_host(&Host { mark_shift: shift, ..host() }).unwrap();
+        let own = u32::from(OWN_TAG) << shift;
+        let packet = tcp(OWN, OUTSIDE, (1, 80), SYN, b"");
+        assert_eq!(bench.out(&sent(&packet)).mark, own);
+        assert_eq!(bench.probe(Program::ToOverlay, &inner(OWN, REMOTE), own, 1).mark, OWN_TAG.into());
+        assert_eq!(bench.probe(Program::FromOverlay, &inner(REMOTE, OWN), 7, 1).mark, 7 << shift);
+        let frame = received(&tcp(REMOTE, OWN, (40000, 80), SYN, b""));
+        bench.expect("passed", PASS, |b| b.probe(Program::ToWorkload, &frame, 7 << shift, 1));
+        bench.expect("policy", DROP, |b| b.probe(Program::ToWorkload, &frame, 7 << SHIFT, 1));
+    }
 }
 
 #[test]

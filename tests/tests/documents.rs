@@ -1,8 +1,10 @@
-//! The handbook names the tests that prove it: each of them exists.
+//! The handbook names the tests that prove it: each of them exists. Codes, sizes and limits that it gives are those of
+//! the code.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use weft_abi::{Reason, capacity};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -72,6 +74,64 @@ fn every_test_the_documents_name_exists() {
     }
     assert!(missing.is_empty(), "named, but nowhere to be found:\n{}", missing.join("\n"));
     assert!(seen > 40, "only {seen} names were read: the documents are written differently now");
+}
+
+/// Rows of the first table of a section, cell by cell; the header and the line below it are left out.
+fn table(document: &str, section: &str) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(Path::new(ROOT).join(document)).expect(document);
+    let part =
+        text.split(&format!("\n## {section}\n")).nth(1).expect(section).split("\n## ").next().unwrap_or_default();
+    let lines = part.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect();
+    lines.skip(2).map(cells).collect()
+}
+
+#[test]
+fn the_reasons_of_the_handbook_are_the_programs() {
+    let mut told = Vec::new();
+    for row in table("docs/datapath.md", "Reasons") {
+        let [codes, names, _, recorded] = &row[..] else { panic!("{row:?}") };
+        for (code, name) in codes.split(", ").zip(names.split(", ")) {
+            let reason = Reason::from_code(code.parse().expect(code)).expect(code);
+            assert_eq!(reason.name(), name, "{code}");
+            assert!(recorded != "yes" || reason.is_recorded(), "{name} leaves no record");
+            told.push(reason);
+        }
+    }
+    assert_eq!(told, Reason::ALL);
+}
+
+#[test]
+fn the_maps_of_the_handbook_are_the_programs() {
+    let rows = table("docs/datapath.md", "Maps");
+    let conn = size_of::<weft_abi::Conn>();
+    let policy = size_of::<weft_abi::PolicyValue>();
+    // A trie's key begins with four bytes of its own.
+    for (map, sizes, entries) in [
+        ("ep", format!("slot → {}", size_of::<weft_abi::Endpoint>()), weft_abi::MAX_SLOTS),
+        ("host", format!("4 → {}", size_of::<weft_abi::Host>()), 1),
+        ("ct_est4", format!("{} → {conn}", size_of::<weft_abi::ConnKey4>()), capacity::CT_EST4),
+        ("ct_short4", format!("{} → {conn}", size_of::<weft_abi::ConnKey4>()), capacity::CT_SHORT4),
+        ("ct_more4", format!("{} → {conn}", size_of::<weft_abi::ConnKey4>()), capacity::CT_MORE4),
+        ("ct_share", format!("slot → {}", size_of::<weft_abi::Share>()), weft_abi::MAX_SLOTS),
+        ("frag4", format!("{} → {}", size_of::<weft_abi::FragKey4>(), size_of::<weft_abi::Frag>()), capacity::FRAG4),
+        ("pol", format!("{} → {policy}", size_of::<weft_abi::PolicyKey>()), capacity::POL),
+        ("ranges", format!("{} → {policy}", 4 + size_of::<weft_abi::RangeKey>()), capacity::RANGES),
+        ("cidr4", format!("{} → 4", 4 + size_of::<weft_abi::CidrKey4>()), capacity::CIDR4),
+        ("peers4", format!("8 → {}", size_of::<weft_abi::Peer>()), capacity::PEERS4),
+        ("mapped", format!("{} → 1", size_of::<weft_abi::MappedPort>()), capacity::MAPPED),
+        ("host4", "4 → 1".to_owned(), capacity::HOST4),
+        ("counters", "4 → 8".to_owned(), capacity::COUNTERS),
+        (
+            "denial_limit",
+            format!("{} → {}", size_of::<weft_abi::DenialPair>(), size_of::<weft_abi::DenialBucket>()),
+            capacity::DENIAL_LIMIT,
+        ),
+    ] {
+        let row = rows.iter().find(|row| row[0] == map).unwrap_or_else(|| panic!("no row for {map}"));
+        assert_eq!((&row[2], row[3].replace(',', "")), (&sizes, entries.to_string()), "{map}");
+    }
+    assert_eq!(rows.len(), 16, "and the ring buffer");
 }
 
 /// The matrix has a line for every operation and a column for every version and runtime, and no cell is

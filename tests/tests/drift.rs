@@ -49,6 +49,19 @@ fn what_is_removed_by_hand_is_back_without_waiting_for_the_timer() {
     assert!(start.elapsed() < SOONER, "healed only after {:?}", start.elapsed());
 }
 
+/// Nobody tells of these: they are looked for.
+#[test]
+fn settings_changed_by_hand_are_back_at_the_latest_with_the_timer() {
+    let lab = lab("settings");
+    let host = lab.host("n1");
+    for (key, ours, theirs) in [("net.ipv4.ip_forward", "1", "0"), ("net.ipv4.conf.weft0.send_redirects", "0", "1")] {
+        let value = || host.sh(&format!("sysctl -n {key}"));
+        assert_eq!(value().unwrap().trim(), ours, "{key}");
+        host.sh(&format!("sysctl -qw {key}={theirs}")).unwrap();
+        wait::until_true(key, PATIENCE, || Ok(value()?.trim() == ours)).unwrap();
+    }
+}
+
 /// What others made stays: a route, an address, a bridge of somebody else.
 #[test]
 fn what_others_made_is_never_touched() {
