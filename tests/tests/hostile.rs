@@ -284,6 +284,20 @@ fn the_underlay_is_no_side_door() {
     }
     arrives(b"done");
     attacker.reaches_only_the_fence("what came from the underlay", &far);
+    // Somebody who is no peer, and whom no subnet belongs to: dropped and counted.
+    let counted = |reason: &str| host.status().unwrap().counters[reason];
+    assert!(counted("inner-source") >= 2, "both tunnels");
+    let nobodys = ethernet(
+        Mac::for_workload(far.vtep),
+        Mac::for_workload(friend.vtep),
+        kind::IPV4,
+        &as_from(Ipv4Addr::new(198, 51, 100, 1), &far),
+    );
+    let before = counted("not-a-peer");
+    wire.send(&frame(&Ip::udp(address, host.address).with(&udp(5000, VXLAN_PORT, &vxlan(None, &nobodys))))).unwrap();
+    until("what is nobody's to be counted", PATIENCE, || anyhow::Ok(anyhow::ensure!(counted("not-a-peer") > before)))
+        .unwrap();
+    attacker.reaches_only_the_fence("what is nobody's", &far);
 }
 
 /// A service whose backend is a host's VXLAN port: the programs see the service's address, the host
