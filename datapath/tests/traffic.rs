@@ -187,6 +187,36 @@ impl World {
     }
 }
 
+/// The kernel's own count of the programs' runs, and the packets they counted: each by its one fate, those that went
+/// past the stack for both ends.
+fn runs_and_packets(datapath: &Datapath) -> (u64, u64) {
+    let ids: Vec<u32> = datapath.program_ids().unwrap().into_values().collect();
+    let ours = aya::programs::loaded_programs().flatten().filter(|program| ids.contains(&program.id()));
+    let counters = datapath.counters().unwrap();
+    let besides =
+        ["audited", "rejected", "answer-limited", "conntrack-full", "record-limited", "record-lost", "direct"];
+    let fates: u64 = counters.iter().filter(|(name, _)| !besides.contains(name)).map(|(_, count)| count).sum();
+    (ours.map(|program| program.run_count()).sum(), fates - counters["direct"])
+}
+
+#[test]
+fn every_run_of_a_program_is_counted_once_by_what_became_of_its_packet() {
+    let _counting = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
+    let world = World::new(vec![allow(Protocol::Tcp, 80)]);
+    let listener = world.server.run(|| TcpListener::bind((OWN, 80)).unwrap());
+    let client = patient(world.connect(80).unwrap());
+    exchange([&client, &patient(listener.accept().unwrap().0)], 1 << 20);
+    assert_eq!(world.connect(81).err(), Some(ErrorKind::ConnectionRefused));
+    for name in ["direct", "policy", "rejected", "passed"] {
+        assert!(world.counter(name) > 0, "{name}");
+    }
+    // The namespaces' own noise goes on: both are read again until none comes between.
+    until("the same sum", || {
+        let (runs, packets) = runs_and_packets(&world.datapath);
+        (runs == packets && runs > 100).then_some(())
+    });
+}
+
 /// A refusal needs no second packet: those would be sent a second later. Said of the quickest of many, as the
 /// machine may be slow.
 const AT_ONCE: Duration = Duration::from_millis(100);
