@@ -295,7 +295,7 @@ fn the_underlay_is_no_side_door() {
     );
     let before = counted("not-a-peer");
     wire.send(&frame(&Ip::udp(address, host.address).with(&udp(5000, VXLAN_PORT, &vxlan(None, &nobodys))))).unwrap();
-    until("what is nobody's to be counted", PATIENCE, || anyhow::Ok(anyhow::ensure!(counted("not-a-peer") > before)))
+    weft_lab::wait::until_true("what is nobody's to be counted", PATIENCE, || Ok(counted("not-a-peer") > before))
         .unwrap();
     attacker.reaches_only_the_fence("what is nobody's", &far);
 }
