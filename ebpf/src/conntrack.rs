@@ -65,8 +65,10 @@ pub(crate) fn pass(passage: &Passage<'_>) -> Result<Flow, Refusal> {
 /// What becomes at its destination of a packet that another workload of this host sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// Its flow does not go past the host's stack.
+    /// Its flow does not go past the host's stack, or has to be answered first.
     Unknown,
+    /// Its flow was answered, and stays in the host's stack.
+    Stays,
     /// The destination takes it: it was judged and noted there, as by its own program.
     Taken,
     /// The destination's own program has to look at it: it may refuse.
@@ -86,12 +88,15 @@ pub(crate) fn arrive(passage: &Passage<'_>, by_tunnel: bool) -> Arrival {
         conn.flags |= conn_flag::TUNNEL;
     }
     let known = !passage.is_forward(conn) || passage.is_opener(conn);
-    if !goes_direct(conn) || !known || passage.packet.is_handshake() {
+    if !known || passage.packet.is_handshake() || !is_answered(conn) {
         return Arrival::Unknown;
+    }
+    if !goes_direct(conn) {
+        return Arrival::Stays;
     }
     if by_tunnel && !is_direct_on(passage.local) {
         keep_in_stack(passage.packet.proto, conn);
-        return Arrival::Unknown;
+        return Arrival::Stays;
     }
     if conn.generation != passage.local.head.generation {
         let ruling = judge(&passage.request_again(&key, conn));

@@ -104,11 +104,12 @@ fn deliver(ctx: &TcContext, packet: &Packet, from: Option<&Local>) -> Option<i32
     let tag = if in_overlay(host, packet.source) { packet.source_tag } else { 0 };
     let identity = Identity { tag, ..Identity::UNKNOWN };
     let passage = Passage { local: &local, packet, direction: direction::INGRESS, identity };
-    let arrival = conntrack::arrive(&passage, from.is_none());
-    if arrival == Arrival::Unknown || !readdress(ctx, &local) {
-        return None;
+    match conntrack::arrive(&passage, from.is_none()) {
+        Arrival::Unknown => None,
+        // Nobody asks any more by which addresses it came.
+        Arrival::Stays => from.is_none().then_some(PASS),
+        arrival => readdress(ctx, &local).then(|| redirect(ctx, SLOT_IFINDEX_BASE.wrapping_add(slot), arrival)),
     }
-    Some(redirect(ctx, SLOT_IFINDEX_BASE.wrapping_add(slot), arrival))
 }
 
 /// To the VXLAN device, as the route to the peer's subnet would lead it there. What does not fit into the tunnel the
