@@ -37,9 +37,15 @@ pub struct Conn {
     pub flags: u8,
     /// [`tcp_state`] bits.
     pub tcp: u8,
-    /// Zero.
-    pub reserved: u32,
+    /// When a datagram of the flow was last sent through the host's stack though it goes past it otherwise, in the
+    /// units of `seen`, or when the flow began; not used for TCP. Earlier programs left 0.
+    pub in_stack: u32,
 }
+
+/// How long datagrams of a flow go past the host's stack before one goes through it, in units of [`Conn::seen`]: 8.6 s.
+/// The host's conntrack forgets datagrams after 30 s (`nf_conntrack_udp_timeout`), and would give somebody else
+/// the flow's addresses.
+pub const STACK_REFRESH: u32 = 8;
 
 /// Bits of [`Conn::flags`].
 pub mod conn_flag {

@@ -6,6 +6,7 @@ mod common;
 
 use common::frame::*;
 use common::*;
+use std::mem::offset_of;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use weft_abi::{Conn, ConnKey4, SLOT_IFINDEX_BASE};
@@ -217,20 +218,6 @@ fn icmp_errors_pass_if_they_quote_a_known_flow() {
     bench.expect("policy", DROP, |b| b.out(&unreachable));
 }
 
-/// Ages the only entry of a connection table by so many seconds.
-fn age(bench: &Bench, table: &str, seconds: u64) {
-    use aya::maps::{HashMap, Map, MapData};
-    let data = MapData::from_pin(maps(&bench.folder).join(table)).unwrap();
-    let mut map: HashMap<_, [u8; 16], [u8; 24]> = HashMap::try_from(Map::LruHashMap(data)).unwrap();
-    let keys: Vec<_> = map.keys().map(Result::unwrap).collect();
-    let [key] = keys[..] else { panic!("{} entries in {table}", keys.len()) };
-    let mut conn = map.get(&key, 0).unwrap();
-    let seen = u32::from_ne_bytes(conn[8..12].try_into().unwrap());
-    let units = u32::try_from((seconds * 1_000_000_000) >> 30).unwrap();
-    conn[8..12].copy_from_slice(&seen.wrapping_sub(units).to_ne_bytes());
-    map.insert(key, conn, 0).unwrap();
-}
-
 #[test]
 fn flows_end_after_their_time() {
     // (packet out, packet in that passes as its reply, table, seconds that it lives, answered first)
@@ -257,7 +244,7 @@ fn flows_end_after_their_time() {
             for frame in &answered {
                 assert_eq!(bench.arrive(frame, 0).verdict, PASS, "{name}");
             }
-            age(&bench, table, seconds);
+            bench.age(table, offset_of!(Conn, seen), seconds);
             (bench.arrive(&back, 0).verdict, begun.elapsed())
         };
         assert_eq!(after(seconds + 4).0, DROP, "{name}, late");
@@ -277,11 +264,11 @@ fn a_closed_connection_is_forgotten_soon() {
     for frame in [back(SYN | ACK), back(FIN | ACK)] {
         assert_eq!(bench.arrive(&frame, 0).verdict, PASS);
     }
-    age(&bench, "ct_est4", 60);
+    bench.age("ct_est4", offset_of!(Conn, seen), 60);
     assert_eq!(bench.arrive(&back(ACK), 0).verdict, PASS, "half closed lives on");
     assert_eq!(bench.out(&out(FIN | ACK)).verdict, PASS);
     assert_eq!(bench.arrive(&back(ACK), 0).verdict, PASS, "the last acknowledgement");
-    age(&bench, "ct_more4", 14);
+    bench.age("ct_more4", offset_of!(Conn, seen), 14);
     assert_eq!(bench.arrive(&back(ACK), 0).verdict, DROP);
 }
 

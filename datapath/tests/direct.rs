@@ -7,8 +7,9 @@ mod common;
 use common::frame::*;
 use common::way::*;
 use common::*;
+use std::mem::offset_of;
 use std::net::Ipv4Addr;
-use weft_abi::{INJECTED_MARK, SLOT_IFINDEX_BASE};
+use weft_abi::{Conn, INJECTED_MARK, SLOT_IFINDEX_BASE};
 use weft_datapath::{Datapath, Outcome, Probe, Program, Version};
 use weft_model::datapath::{DenyAction, Endpoint, Host, Limited, MapOp, MapSizes, SetId};
 use weft_model::id::{Slot, Tag};
@@ -107,7 +108,7 @@ impl Two {
         use aya::maps::{HashMap, Map, MapData};
         let data = MapData::from_pin(maps(&self.bench.folder).join("ct_short4")).unwrap();
         let flows = HashMap::<_, [u8; 16], [u8; 24]>::try_from(Map::LruHashMap(data)).unwrap();
-        let flags = std::mem::offset_of!(weft_abi::Conn, flags);
+        let flags = offset_of!(Conn, flags);
         flows.iter().any(|flow| flow.unwrap().1[flags] & weft_abi::conn_flag::DIRECT != 0)
     }
 
@@ -185,6 +186,11 @@ fn datagrams_go_past_the_stack_once_they_were_answered() {
     let answer = udp(NEIGHBOUR, OWN, (53, 40000), b"!");
     assert_eq!([&question, &question, &answer].map(|packet| two.go(packet)), [STACK, STACK, STACK]);
     assert_eq!([&question, &answer].map(|packet| two.go(packet)), [Way::Direct, Way::Direct]);
+    // Its conntrack is reminded of the flow now and then, whoever speaks.
+    for packet in [&question, &answer] {
+        two.bench.age("ct_short4", offset_of!(Conn, in_stack), 10);
+        assert_eq!([packet, packet].map(|packet| two.go(packet)), [STACK, Way::Direct]);
+    }
     // What comes in pieces is put together by the host, and takes nothing from the rest.
     let piece = ipv4(OWN, NEIGHBOUR, 17, 0x2000, &datagram(OWN, NEIGHBOUR, (40000, 53), &[0; 16]));
     assert_eq!([&piece, &question].map(|packet| two.go(packet)), [STACK, Way::Direct]);

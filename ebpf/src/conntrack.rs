@@ -13,7 +13,7 @@ use crate::local::Local;
 use crate::packet::{Packet, icmp_port, tcp};
 use crate::readdressed;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use weft_abi::{Conn, ConnKey4, Reason, conn_flag, direction, flag, host_flag, proto, tcp_state};
+use weft_abi::{Conn, ConnKey4, Reason, STACK_REFRESH, conn_flag, direction, flag, host_flag, proto, tcp_state};
 
 /// Lifetimes in units of [`Conn::seen`], 2^30 ns.
 mod lifetime {
@@ -98,6 +98,9 @@ pub(crate) fn arrive(passage: &Passage<'_>, by_tunnel: bool) -> Arrival {
         keep_in_stack(passage.packet.proto, conn);
         return Arrival::Stays;
     }
+    if by_tunnel && passage.packet.proto == proto::UDP && reminds_stack(conn, now) {
+        return Arrival::Stays;
+    }
     if conn.generation != passage.local.head.generation {
         let ruling = judge(&passage.request_again(&key, conn));
         if ruling.refused != Reason::Passed as u8 {
@@ -164,6 +167,17 @@ pub(crate) fn keep_in_stack(proto: u8, conn: &mut Conn) {
     if proto == proto::TCP && !is_closed(conn.tcp) {
         conn.flags &= !conn_flag::DIRECT;
     }
+}
+
+/// Whether this datagram goes through the stack so that the host's conntrack does not forget the flow: it would take the
+/// flow's addresses and ports for free, and make them another one's. TCP cannot do so, for the windows' sake.
+#[inline(always)]
+fn reminds_stack(conn: &mut Conn, now: u32) -> bool {
+    let due = now.wrapping_sub(conn.in_stack) >= STACK_REFRESH && is_answered(conn);
+    if due {
+        conn.in_stack = now;
+    }
+    due
 }
 
 /// Whether the flow of `key` may pass as it is; used for packets that quote it.
@@ -313,6 +327,9 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, pla
         return Err(Refusal::denied(Reason::Revoked, conn.rule));
     }
     touch(passage, conn, now);
+    if passage.packet.proto == proto::UDP && reminds_stack(conn, now) {
+        return Ok(NONE);
+    }
     if passage.packet.proto == proto::TCP && place == Place::Est {
         if is_closed(conn.tcp) {
             flows::end(key, conn);
@@ -441,7 +458,7 @@ fn insert(passage: &Passage<'_>, key: &ConnKey4, now: u32, rule: u32, flags: u8)
         remote_tag: passage.identity.tag,
         flags,
         tcp: 0,
-        reserved: 0,
+        in_stack: now,
     };
     flows::begin(key, &mut conn);
 }

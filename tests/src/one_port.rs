@@ -3,6 +3,7 @@
 
 use crate::PATIENCE;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::time::{Duration, Instant};
 use weft_lab::Workload;
 use weft_lab::probe::{Stream, connects_from, inside};
 
@@ -23,19 +24,26 @@ impl OnePort<'_> {
     /// # Panics
     /// Somebody else answers, or nobody.
     pub fn datagrams(&self, port: u16) {
-        let client = bound(self.client, 40_000);
-        let server = bound(self.backend, port);
-        for round in 0..20_u8 {
+        let (client, server) = (bound(self.client, 40_000), bound(self.backend, port));
+        for _ in 0..20 {
             for asked in [self.service, self.backend.ip] {
-                let asked = SocketAddr::from((asked, port));
-                client.send_to(&[round], asked).expect("ask");
-                let (_, from) = server.recv_from(&mut [0; 1]).unwrap_or_else(|error| panic!("{asked}: {error}"));
-                server.send_to(&[round], from).expect("answer");
-                let mut answer = [0; 1];
-                let (_, by) = client.recv_from(&mut answer).unwrap_or_else(|error| panic!("{asked}: {error}"));
-                assert_eq!((by, answer), (asked, [round]));
+                ask(&client, (asked, port).into(), &server);
             }
         }
+    }
+
+    /// Asks the backend for so long, and then the service.
+    ///
+    /// # Panics
+    /// As [`OnePort::datagrams`].
+    pub fn datagrams_for(&self, time: Duration, port: u16) {
+        let (client, server) = (bound(self.client, 40_002), bound(self.backend, port));
+        let since = Instant::now();
+        while since.elapsed() < time {
+            ask(&client, (self.backend.ip, port).into(), &server);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        ask(&client, (self.service, port).into(), &server);
     }
 
     /// A connection to the service that says nothing, one straight to the backend that transfers, then the first, too.
@@ -54,6 +62,15 @@ impl OnePort<'_> {
         assert!(by_service.flows(PATIENCE) && straight.flows(PATIENCE), "nothing comes by the service");
         assert!(!by_service.broke() && !straight.broke());
     }
+}
+
+/// A question and its answer, which has to come from who was asked.
+fn ask(client: &UdpSocket, asked: SocketAddr, server: &UdpSocket) {
+    client.send_to(b"?", asked).expect("ask");
+    let (_, from) = server.recv_from(&mut [0; 1]).unwrap_or_else(|error| panic!("{asked}: {error}"));
+    server.send_to(b"!", from).expect("answer");
+    let (_, by) = client.recv_from(&mut [0; 1]).unwrap_or_else(|error| panic!("{asked}: {error}"));
+    assert_eq!(by, asked, "who answers");
 }
 
 fn bound(workload: &Workload, port: u16) -> UdpSocket {

@@ -164,3 +164,17 @@ fn one_port_may_have_a_service_and_its_backend_at_the_same_time() {
     ends.datagrams(5353);
     ends.connections(8080);
 }
+
+/// To the host's conntrack, its port would be free again.
+#[test]
+fn a_long_exchange_of_datagrams_is_not_forgotten_by_the_host() {
+    let scene = Scene::new("fastlong");
+    scene.serve();
+    for timeout in ["udp_timeout", "udp_timeout_stream"] {
+        scene.lab.host("n1").sh(&format!("sysctl -w net.netfilter.nf_conntrack_{timeout}=10")).unwrap();
+    }
+    let before = scene.direct();
+    let ends = OnePort { client: &scene.client, service: SERVICE, backend: &scene.web };
+    ends.datagrams_for(Duration::from_secs(12), 5353);
+    assert!(scene.direct() > before + 100, "most of it goes past the stack");
+}

@@ -242,6 +242,23 @@ impl Bench {
         self.datapath.counters().unwrap()[name]
     }
 
+    /// Lets a time in all flows of a table be so many seconds longer ago. `field`: its place in a `Conn`.
+    pub fn age(&self, table: &str, field: usize, seconds: u64) {
+        use aya::maps::{HashMap, Map, MapData};
+        let data = MapData::from_pin(maps(&self.folder).join(table)).unwrap();
+        let mut flows: HashMap<_, [u8; 16], [u8; 24]> = HashMap::try_from(Map::LruHashMap(data)).unwrap();
+        let keys: Vec<_> = flows.keys().map(Result::unwrap).collect();
+        assert!(!keys.is_empty(), "nothing is in {table}");
+        for key in keys {
+            let mut conn = flows.get(&key, 0).unwrap();
+            let time = &mut conn[field..field + 4];
+            let then = u32::from_ne_bytes(time.try_into().unwrap());
+            let units = u32::try_from((seconds * 1_000_000_000) >> 30).unwrap();
+            time.copy_from_slice(&then.wrapping_sub(units).to_ne_bytes());
+            flows.insert(key, conn, 0).unwrap();
+        }
+    }
+
     /// Asserts the verdict, and that exactly this reason was counted, once.
     #[track_caller]
     pub fn expect(&self, reason: &str, verdict: i32, probe: impl FnOnce(&Self) -> Outcome) -> Outcome {
