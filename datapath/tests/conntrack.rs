@@ -255,6 +255,24 @@ fn flows_end_after_their_time() {
     }
 }
 
+/// Revoked, it takes nothing of what the workload sends for a flow of the workload's own; and while the workload goes
+/// on sending, it is not forgotten.
+#[test]
+fn a_revoked_flow_is_remembered_for_as_long_as_somebody_goes_on_with_it() {
+    let question = received(&udp(REMOTE, OWN, (40000, 80), b"?"));
+    let answer = sent(&udp(OWN, REMOTE, (80, 40000), b"!"));
+    let mut bench = Bench::new(allow_80());
+    bench.expect("passed", PASS, |b| b.arrive(&question, 7));
+    bench.rules(vec![]);
+    bench.expect("revoked", DROP, |b| b.out(&answer));
+    for _ in 0..3 {
+        age(&bench, "ct_short4", 100);
+        bench.expect("revoked", DROP, |b| b.out(&answer));
+    }
+    age(&bench, "ct_short4", 184);
+    bench.expect("passed", PASS, |b| b.out(&answer));
+}
+
 #[test]
 fn a_closed_connection_is_forgotten_soon() {
     let bench = Bench::new(vec![]);

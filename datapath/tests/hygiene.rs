@@ -146,6 +146,30 @@ fn an_empty_slot_passes_nothing() {
     bench.expect("no-endpoint", DROP, |b| b.probe(Program::ToWorkload, &arp, weft_abi::INJECTED_MARK, 0));
 }
 
+/// A workload with CAP_BPF can put the mark of our answers on what it sends: with it, it sends nothing else than those.
+#[test]
+fn the_mark_of_answers_lets_nothing_else_out() {
+    let bench = Bench::new(vec![]);
+    let marked = |packet: &[u8]| {
+        let frame = sent(packet);
+        bench.probe(Program::FromWorkload, &frame, weft_abi::INJECTED_MARK, 0)
+    };
+    let quoted = udp(REMOTE, OWN, (1, 2), b"");
+    for packet in [tcp(OWN, REMOTE, (80, 40000), RST, b""), icmp(OWN, REMOTE, 3, 3, 0, &quoted[..28])] {
+        bench.expect("passed", PASS, |_| marked(&packet));
+    }
+    for packet in [
+        tcp(OWN, REMOTE, (80, 40000), SYN, b""),
+        tcp(OWN, REMOTE, (80, 40000), ACK, b"x"),
+        udp(OWN, REMOTE, (5000, VXLAN_PORT), b"x"),
+        icmp(OWN, REMOTE, 8, 0, 7, b""),
+        icmp(OWN, REMOTE, 3, 4, 0, &quoted[..28]),
+    ] {
+        bench.expect("malformed", DROP, |_| marked(&packet));
+    }
+    bench.expect("spoofed-ip", DROP, |_| marked(&tcp(NEIGHBOUR, REMOTE, (80, 40000), RST, b"")));
+}
+
 #[test]
 fn an_interface_of_no_slot_passes_nothing() {
     let bench = Bench::new(vec![]);

@@ -279,5 +279,9 @@ fn audit_passes_and_says_so() {
     let event = reader.try_next().unwrap();
     assert_eq!((event.action, event.reason), (weft_abi::action::AUDIT, weft_abi::Reason::Audited as u8));
     // The flow is known then: its next packet is not a new offence.
-    bench.expect("passed", PASS, |b| b.arrive(&received(&tcp(REMOTE, OWN, (40000, 80), ACK, b"data")), 7));
+    let next = received(&tcp(REMOTE, OWN, (40000, 80), ACK, b"data"));
+    bench.expect("passed", PASS, |b| b.arrive(&next, 7));
+    // Audit ends: so does the flow, at its next packet.
+    bench.change(|endpoint| endpoint.audit = false);
+    bench.expect("revoked", DROP, |b| b.arrive(&next, 7));
 }
