@@ -266,10 +266,10 @@ fn a_revoked_flow_is_remembered_for_as_long_as_somebody_goes_on_with_it() {
     bench.rules(vec![]);
     bench.expect("revoked", DROP, |b| b.out(&answer));
     for _ in 0..3 {
-        age(&bench, "ct_short4", 100);
+        bench.age("ct_short4", offset_of!(Conn, seen), 100);
         bench.expect("revoked", DROP, |b| b.out(&answer));
     }
-    age(&bench, "ct_short4", 184);
+    bench.age("ct_short4", offset_of!(Conn, seen), 184);
     bench.expect("passed", PASS, |b| b.out(&answer));
 }
 
