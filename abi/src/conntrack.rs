@@ -23,7 +23,7 @@ pub struct ConnKey4 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conn {
-    /// The endpoint's generation that allowed the flow; any other value: judge again.
+    /// The endpoint's generation that allowed the flow; any other value, 0 above all: judge again.
     pub generation: u32,
     /// The endpoint's incarnation; any other value: the entry is a former workload's, and void.
     pub incarnation: u32,

@@ -269,16 +269,25 @@ fn what_comes_through_a_mapped_port_stays_in_the_stack() {
 }
 
 #[test]
-fn echoes_and_errors_stay_in_the_stack() {
-    let two = Two::new();
+fn echoes_stay_in_the_stack_and_errors_go_the_way_of_the_flow_that_they_quote() {
+    let mut two = Two::new();
     for kind in [8, 0, 8] {
         let (from, to) = if kind == 8 { (NEIGHBOUR, OWN) } else { (OWN, NEIGHBOUR) };
         assert_eq!(two.leave(&icmp(from, to, kind, 0, 7, b"")).verdict, PASS);
     }
+    let error = |port| icmp(NEIGHBOUR, OWN, 3, 4, 0, &request(port, ACK)[..28]);
+    assert_eq!(two.go(&error(40000)), Way::Stack(DROP), "of no flow");
     two.connect(40000);
+    assert_eq!(two.go(&error(40000)), Way::Direct);
     assert_eq!(two.tcp(40000, ACK), Way::Direct);
-    let error = icmp(NEIGHBOUR, OWN, 3, 4, 0, &request(40000, ACK)[..28]);
-    assert_eq!(two.go(&error), STACK);
+    // Of a flow that stays in the stack, and under a policy by which the flow was not judged yet.
+    assert_eq!(two.tcp(40001, SYN), STACK);
+    assert_eq!(two.go(&error(40001)), STACK);
+    two.bench.rules(vec![]);
+    assert_eq!(two.go(&error(40000)), Way::Stack(DROP));
+    two.switch(false);
+    two.connect(40002);
+    assert_eq!(two.go(&error(40002)), STACK);
 }
 
 #[test]

@@ -7,12 +7,13 @@ mod common;
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use common::frame::*;
+use common::way::open_doors;
 use common::*;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use weft_abi::{Conn, ConnKey4, Frag, FragKey4, Share, capacity, direction};
-use weft_datapath::{Datapath, Outcome};
+use weft_datapath::{Datapath, Outcome, Probe, Program};
 use weft_model::datapath::{Endpoint, MapOp, MapSizes, SetId};
 use weft_model::policy::{Direction, Peer, Protocol, Rule, Traffic};
 
@@ -140,6 +141,69 @@ fn a_flow_bears_the_generation_it_was_judged_by() {
     });
     assert_eq!(mixed, None, "verdict, generation and rule, generation of the piece; after {straddled}");
     assert!(straddled >= STRADDLED, "{straddled} packets met a flip of {turns:?}: are there two processors?");
+}
+
+/// A flow is revoked by what one side sends, while what the other side sends changes the flow's entry as well. The
+/// next packet does not pass, whichever processor wrote last.
+#[test]
+fn what_one_side_notes_does_not_undo_the_others_revocation() {
+    /// Flows that were revoked while a packet of the other side was judged: enough of them, and how long to look for more.
+    const STRADDLED: u32 = 2_000;
+    const TIME: Duration = Duration::from_secs(10);
+    let mut bench = Bench::new(vec![rule(Direction::Ingress, Peer::Any, Traffic::All)]);
+    let others = SetId(900);
+    bench.datapath.apply(&[MapOp::PutSet(others, set(open_doors(99)))]).unwrap();
+    let open = || Datapath::open(&bench.folder, &host()).unwrap();
+    let mut flipper = Flipper { writer: open(), endpoint: bench.endpoint.clone(), sets: [bench.endpoint.set, others] };
+    let tunnel = open();
+    let segment = |flags| received(&tcp(REMOTE, OWN, (40000, 80), flags, b""));
+    let answer = |flags| sent(&tcp(OWN, REMOTE, (80, 40000), flags, b""));
+    let refused = || bench.out(&answer(ACK)).verdict == DROP;
+    // The other side waits about as long as it takes to meet the revocation.
+    let (turn, noted, patience) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (mut straddled, mut passed) = (0, 0);
+    std::thread::scope(|scope| {
+        let (turn, noted, patience, frame) = (&turn, &noted, &patience, segment(ACK));
+        scope.spawn(move || {
+            let probe = Probe { frame: &frame, mark: 7, ifindex: 0, ingress_ifindex: 1, gso_size: 0, repeat: 1 };
+            loop {
+                let now = turn.load(Ordering::SeqCst);
+                if now == u64::MAX {
+                    break;
+                }
+                if noted.load(Ordering::SeqCst) < now {
+                    (0..patience.load(Ordering::SeqCst) + now * 7 % 64).for_each(|_| std::hint::spin_loop());
+                    // What comes out of the tunnel first is noted.
+                    tunnel.probe(Program::FromOverlay, &probe).unwrap();
+                    noted.store(now, Ordering::SeqCst);
+                }
+            }
+        });
+        let start = Instant::now();
+        for now in 1.. {
+            if start.elapsed() > if straddled < STRADDLED { PATIENCE } else { TIME } {
+                break;
+            }
+            flipper.flip(0);
+            bench.arrive(&segment(SYN), 7);
+            bench.out(&answer(SYN | ACK));
+            turn.store(now, Ordering::SeqCst);
+            flipper.flip(1);
+            let early = noted.load(Ordering::SeqCst) == now;
+            passed += u32::from(!refused());
+            let late = noted.load(Ordering::SeqCst) != now;
+            straddled += u32::from(!early && !late);
+            let waits = patience.load(Ordering::SeqCst);
+            patience.store((waits + u64::from(early)).saturating_sub(late.into()), Ordering::SeqCst);
+            while noted.load(Ordering::SeqCst) != now {
+                std::hint::spin_loop();
+            }
+            passed += u32::from(!refused());
+        }
+        turn.store(u64::MAX, Ordering::SeqCst);
+    });
+    assert_eq!(passed, 0, "packets of {straddled} flows that met a revocation");
+    assert!(straddled >= STRADDLED, "{straddled} met a revocation: are there two processors?");
 }
 
 /// Sizes that are soon full, beside datagrams' 8,192.

@@ -8,8 +8,9 @@ use common::frame::*;
 use common::way::*;
 use common::*;
 use std::mem::offset_of;
-use weft_abi::{Conn, INJECTED_MARK};
-use weft_datapath::{Datapath, Outcome, Program, Version};
+use std::net::Ipv4Addr;
+use weft_abi::{Conn, INJECTED_MARK, SLOT_IFINDEX_BASE};
+use weft_datapath::{Datapath, Outcome, Probe, Program, Version};
 use weft_model::datapath::{DenyAction, Host, Limited, MapOp, MapSizes};
 use weft_model::id::IfName;
 use weft_model::mac::Mac;
@@ -197,6 +198,25 @@ fn what_the_hosts_nat_changes_stays_in_the_stack() {
     }
 }
 
+/// A proxy of the host that asks in the workload's name: what is for it comes out of the tunnel as if for the workload.
+#[test]
+fn what_the_host_answers_for_stays_in_the_stack() {
+    let here = Host1::new();
+    let through_proxy = |question: &[u8], answer: &[u8]| {
+        assert_eq!(here.leave(question), STACK);
+        let frame = ethernet(Mac([2; 6]), Mac([4; 6]), 0x0800, answer);
+        assert_eq!(here.bench.probe(Program::FromOverlay, &frame, TAG.into(), 1).verdict, PASS, "its socket's");
+        assert_eq!(here.bench.by_host(&received(answer)).verdict, PASS);
+    };
+    for _ in 0..3 {
+        through_proxy(&udp(OWN, REMOTE, (40000, 53), b"?"), &udp(REMOTE, OWN, (53, 40000), b"!"));
+    }
+    through_proxy(&asking(40000, SYN), &answering(40000, HANDSHAKE));
+    for _ in 0..3 {
+        through_proxy(&asking(40000, ACK), &answering(40000, ACK));
+    }
+}
+
 #[test]
 fn without_the_device_or_the_peer_it_is_left_to_the_stack() {
     let here = Host1::without_tunnel();
@@ -227,6 +247,43 @@ fn what_does_not_fit_into_the_tunnel_is_the_hosts_to_answer() {
     }
     assert_eq!(here.leave(&sized(40001, MTU + 1)), STACK);
     assert_eq!([here.both(40000), here.both(40001)], [BOTH, [STACK, STACK]]);
+}
+
+/// So is what stands for several segments of which nobody can say how long they are: test runs have no transport
+/// header. `tests/tests/fast_path_hosts.rs` has real ones.
+#[test]
+fn what_cannot_be_measured_is_left_to_the_stack() {
+    let here = Host1::new();
+    here.asks(40000);
+    let frame = sent(&tcp(OWN, REMOTE, (40000, 8080), ACK, &[7; 3000]));
+    let ifindex = SLOT_IFINDEX_BASE + u32::from(SLOT.0);
+    let probe = Probe { frame: &frame, mark: 0, ifindex, ingress_ifindex: 0, gso_size: 1000, repeat: 1 };
+    assert_eq!(here.bench.datapath.probe(Program::FromWorkload, &probe).unwrap().verdict, PASS);
+}
+
+/// What tells of a flow goes its way: the host's conntrack does not know the flow any more.
+#[test]
+fn errors_go_the_way_of_the_flow_that_they_quote() {
+    let here = Host1::new();
+    let (question, answer) = (udp(OWN, REMOTE, (40000, 53), b"?"), udp(REMOTE, OWN, (53, 40000), b"!"));
+    let about = |kind, code, quoted: &[u8]| {
+        let [from, to] = [16, 12].map(|at| Ipv4Addr::from(<[u8; 4]>::try_from(&quoted[at..at + 4]).unwrap()));
+        icmp(from, to, kind, code, 0, &quoted[..28])
+    };
+    assert_eq!([here.leave(&question), here.come(&answer)], [STACK, STACK]);
+    let errors = [about(3, 3, &answer), about(3, 3, &question)];
+    assert_eq!([here.leave(&errors[0]), here.come(&errors[1])], BOTH);
+    assert_eq!([here.leave(&question), here.come(&answer)], BOTH, "the flow goes on");
+    // Of the other host, too; of nobody else.
+    let by = |sender| icmp(sender, OWN, 11, 0, 0, &question[..28]);
+    assert_eq!(here.come_tagged(&by(REMOTE_VTEP), 0), Way::Direct);
+    assert_eq!(here.come(&by(REMOTE_VTEP)), Way::Stack(DROP), "a host has no tag");
+    assert_eq!(here.come(&by(Ipv4Addr::new(10, 255, 2, 10))), Way::Stack(DROP));
+    // Of another flow, or of one that stays in the stack.
+    let other = udp(OWN, REMOTE, (40001, 53), b"?");
+    assert_eq!(here.come(&about(3, 3, &other)), Way::Stack(DROP));
+    assert_eq!(here.leave(&other), STACK);
+    assert_eq!(here.come(&about(3, 3, &other)), STACK);
 }
 
 #[test]

@@ -54,12 +54,12 @@ pub(crate) fn pass(passage: &Passage<'_>) -> Result<Flow, Refusal> {
     let now = now();
     if passage.packet.is_syn() || !passage.packet.belongs_to_flow() {
         // An address may have been given to somebody else: who opens is always judged.
-        return open(passage, &key, now, false);
+        return open(passage, &key, now);
     }
     if let Some((conn, place)) = find(&key, passage.local, now) {
         return follow(passage, &key, conn, now, place);
     }
-    open(passage, &key, now, false)
+    open(passage, &key, now)
 }
 
 /// What becomes at its destination of a packet that another workload of this host sends.
@@ -101,14 +101,12 @@ pub(crate) fn arrive(passage: &Passage<'_>, by_tunnel: bool) -> Arrival {
     if by_tunnel && passage.packet.proto == proto::UDP && reminds_stack(conn, now) {
         return Arrival::Stays;
     }
-    if conn.generation != passage.local.head.generation {
+    if !is_current(passage.local, conn) {
         let ruling = judge(&passage.request_again(&key, conn));
         if ruling.refused != Reason::Passed as u8 {
             return Arrival::Doubtful;
         }
         stamp(passage, conn, now, ruling.rule, 0);
-    } else if conn.flags & conn_flag::REVOKED != 0 {
-        return Arrival::Doubtful;
     }
     touch(passage, conn, now);
     if place == Place::Est && is_closed(conn.tcp) {
@@ -155,8 +153,14 @@ pub(crate) fn goes_by_tunnel(conn: &Conn) -> bool {
 
 /// The flow of a packet as its workload knows it, for packets that were not followed, or [`NONE`].
 #[inline(always)]
-pub(crate) fn look(passage: &Passage<'_>) -> Flow {
-    find(&passage.key(), passage.local, now()).map_or(NONE, |(conn, _)| conn)
+pub(crate) fn flow_of(passage: &Passage<'_>) -> Flow {
+    look(passage.local, &passage.key())
+}
+
+/// The flow of `key`, or [`NONE`].
+#[inline(always)]
+pub(crate) fn look(local: &Local, key: &ConnKey4) -> Flow {
+    find(key, local, now()).map_or(NONE, |(conn, _)| conn)
 }
 
 /// A packet of the flow went through the stack: from now on all do. The host's conntrack has windows for TCP only: a
@@ -180,16 +184,10 @@ fn reminds_stack(conn: &mut Conn, now: u32) -> bool {
     due
 }
 
-/// Whether the flow of `key` may pass as it is; used for packets that quote it.
+/// Whether the flow may pass as it is; used for packets that quote it.
 #[inline(always)]
-pub(crate) fn is_current(local: &Local, key: &ConnKey4) -> bool {
-    let current = |(conn, _): (*mut Conn, Place)| {
-        // SAFETY: LRU elements are preallocated; a reused one has another key, which costs a verdict
-        // on one ICMP error.
-        let conn = unsafe { &*conn };
-        conn.generation == local.head.generation && conn.flags & conn_flag::REVOKED == 0
-    };
-    find(key, local, now()).is_some_and(current)
+pub(crate) fn is_current(local: &Local, conn: &Conn) -> bool {
+    conn.generation == local.head.generation && conn.flags & conn_flag::REVOKED == 0
 }
 
 /// Whether the flow of `key` began before, and neither side has closed it.
@@ -314,17 +312,10 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, pla
     let forward = passage.is_forward(conn);
     let known = if forward { passage.is_opener(conn) } else { !passage.packet.is_echo_request() };
     if !known {
-        return open(passage, key, now, false);
+        return open(passage, key, now);
     }
-    if conn.generation != passage.local.head.generation {
+    if !is_current(passage.local, conn) {
         judge_again(passage, key, conn, now)?;
-    } else if conn.flags & conn_flag::REVOKED != 0 {
-        if forward {
-            return open(passage, key, now, true);
-        }
-        // It stays revoked for as long as the other side goes on.
-        conn.seen = now;
-        return Err(Refusal::denied(Reason::Revoked, conn.rule));
     }
     touch(passage, conn, now);
     if passage.packet.proto == proto::UDP && reminds_stack(conn, now) {
@@ -336,7 +327,9 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, pla
         }
     } else if !forward && !is_answered(conn) {
         conn.flags |= conn_flag::ANSWERED;
-        if readdressed::is(passage.packet) {
+        // A proxy of the host, for whom it answers, may ask in the workload's name: what is for it comes out of the
+        // tunnel as if for the workload.
+        if readdressed::is(passage.packet) || passage.identity.own_host {
             conn.flags &= !conn_flag::DIRECT;
         }
         if passage.packet.proto == proto::TCP && !is_closed(conn.tcp) {
@@ -348,7 +341,7 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, pla
     Ok(found)
 }
 
-/// The endpoint's policy changed since the flow was last judged.
+/// The endpoint's policy changed since the flow was last judged, or did not allow it.
 #[inline(always)]
 fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32) -> Result<(), Refusal> {
     let Ruling { rule, refused } = judge(&passage.request_again(key, conn));
@@ -368,7 +361,7 @@ fn judge_again(passage: &Passage<'_>, key: &ConnKey4, conn: &mut Conn, now: u32)
         audited(passage, rule);
         return Ok(());
     }
-    Err(Refusal::denied(if was_revoked { repeated(passage) } else { Reason::Revoked }, rule))
+    Err(Refusal::denied(if was_revoked { repeated(passage, conn) } else { Reason::Revoked }, rule))
 }
 
 /// Notes under the policy in force what it says of a flow.
@@ -383,19 +376,21 @@ fn stamp(passage: &Passage<'_>, conn: &mut Conn, now: u32, rule: u32, more: u8) 
     conn.rule = rule;
     conn.seen = now;
     conn.flags = conn.flags & STAY | more;
-    // Last, so that no other CPU takes the old flags for current.
-    conn.generation = passage.local.head.generation;
+    // Last, so that no other CPU takes the old flags for current. A flow that may not pass is of no generation: another
+    // CPU that changes a flag at the same moment may bring back flags from before.
+    conn.generation = if more & conn_flag::REVOKED == 0 { passage.local.head.generation } else { 0 };
 }
 
-/// What a packet of a flow that was revoked before is refused for.
+/// What a packet of a flow that was revoked before is refused for: what asks anew by datagrams, for itself.
 #[inline(always)]
-fn repeated(passage: &Passage<'_>) -> Reason {
-    if passage.packet.proto == proto::TCP { Reason::Revoked } else { Reason::Policy }
+fn repeated(passage: &Passage<'_>, conn: &Conn) -> Reason {
+    let asks = passage.packet.proto != proto::TCP && passage.is_forward(conn);
+    if asks { Reason::Policy } else { Reason::Revoked }
 }
 
-/// A packet of no known flow, or one that opens anew, or one of a flow that was revoked.
+/// A packet of no known flow, or one that opens anew.
 #[inline(always)]
-fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Result<Flow, Refusal> {
+fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32) -> Result<Flow, Refusal> {
     let Ruling { rule, refused } = judge(&passage.request());
     let mut flags = if passage.direction == direction::EGRESS { conn_flag::LOCAL_OPENED } else { 0 };
     if passage.identity.own_host {
@@ -409,7 +404,7 @@ fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Resul
     }
     if refused != Reason::Passed as u8 {
         if !passage.local.has(flag::AUDIT) {
-            return Err(denial(passage, refused, rule, revoked));
+            return Err(denial(passage, refused, rule));
         }
         audited(passage, rule);
         flags |= conn_flag::AUDIT;
@@ -424,12 +419,9 @@ fn open(passage: &Passage<'_>, key: &ConnKey4, now: u32, revoked: bool) -> Resul
 }
 
 /// Mid-stream TCP that policy does not allow is dropped and never reset: it may belong to a flow
-/// that is older than we are. A flow we saw revoked is reset, on both sides.
+/// that is older than we are.
 #[inline(always)]
-fn denial(passage: &Passage<'_>, refused: u8, rule: u32, revoked: bool) -> Refusal {
-    if revoked {
-        return Refusal::denied(repeated(passage), rule);
-    }
+fn denial(passage: &Passage<'_>, refused: u8, rule: u32) -> Refusal {
     if passage.packet.proto == proto::TCP && !passage.packet.is_syn() {
         return Refusal::dropped(Reason::MidStream, rule);
     }

@@ -10,6 +10,7 @@
 
 use crate::conntrack::{self, Arrival, Flow, NONE, Passage};
 use crate::denial::count;
+use crate::icmp;
 use crate::identity::{Identity, in_overlay, peer_of};
 use crate::local::{Local, host};
 use crate::packet::{Packet, Part};
@@ -33,6 +34,8 @@ static REDIRECT_PEER: u32 = 1;
 const PACKET_HOST: u32 = 0;
 /// `AF_INET` (linux/socket.h).
 const AF_INET: u32 = 2;
+/// `-ENODEV` (asm-generic/errno-base.h).
+const NO_DEVICE: i64 = -19;
 /// In place of the sender's slot: the packet came out of the tunnel.
 const TUNNEL: u32 = u32::MAX;
 
@@ -64,7 +67,8 @@ unsafe extern "C" fn weft_direct(skb: *mut __sk_buff, packet: *const Packet, sen
     let packet = unsafe { &*packet };
     // SAFETY: a constant of ours; volatile, because the loader may have changed it since it was compiled.
     let can = unsafe { (&raw const REDIRECT_PEER).read_volatile() } != 0;
-    if !can || packet.part != Part::Whole || !matches!(packet.proto, proto::TCP | proto::UDP) {
+    let error = packet.is_icmp_error();
+    if !can || packet.part != Part::Whole || !(matches!(packet.proto, proto::TCP | proto::UDP) || error) {
         return PASS;
     }
     let ctx = TcContext::new(skb);
@@ -103,8 +107,13 @@ fn deliver(ctx: &TcContext, packet: &Packet, from: Option<&Local>) -> Option<i32
     }
     let tag = if in_overlay(host, packet.source) { packet.source_tag } else { 0 };
     let identity = Identity { tag, ..Identity::UNKNOWN };
-    let passage = Passage { local: &local, packet, direction: direction::INGRESS, identity };
-    match conntrack::arrive(&passage, from.is_none()) {
+    let arrival = if packet.is_icmp_error() {
+        tell(ctx, &local, packet)
+    } else {
+        let passage = Passage { local: &local, packet, direction: direction::INGRESS, identity };
+        conntrack::arrive(&passage, from.is_none())
+    };
+    match arrival {
         Arrival::Unknown => None,
         // Nobody asks any more by which addresses it came.
         Arrival::Stays => from.is_none().then_some(PASS),
@@ -112,14 +121,30 @@ fn deliver(ctx: &TcContext, packet: &Packet, from: Option<&Local>) -> Option<i32
     }
 }
 
+/// What becomes of an error that quotes a flow of its destination: it goes the way of the flow. The host's conntrack
+/// does not know that one any more, and takes what tells of it for invalid.
+#[inline(always)]
+fn tell(ctx: &TcContext, local: &Local, packet: &Packet) -> Arrival {
+    let flow = icmp::quoted(ctx, local, packet, direction::INGRESS);
+    // SAFETY: an element of a map, as in `conntrack`.
+    let goes = |conn: &Conn| conntrack::goes_direct(conn) && conntrack::is_current(local, conn);
+    if !flow.is_null() && goes(unsafe { &*flow }) && conntrack::is_direct_on(local) {
+        Arrival::Taken
+    } else {
+        Arrival::Unknown
+    }
+}
+
 /// To the VXLAN device, as the route to the peer's subnet would lead it there. What does not fit into the tunnel the
 /// host has to say so of.
 #[inline(always)]
 fn depart(ctx: &TcContext, packet: &Packet, from: &Local, flow: Flow) -> Option<i32> {
-    let flow = if flow.is_null() {
-        conntrack::look(&Passage { local: from, packet, direction: direction::EGRESS, identity: Identity::UNKNOWN })
-    } else {
+    let flow = if !flow.is_null() {
         flow
+    } else if packet.is_icmp_error() {
+        icmp::quoted(ctx, from, packet, direction::EGRESS)
+    } else {
+        conntrack::flow_of(&Passage { local: from, packet, direction: direction::EGRESS, identity: Identity::UNKNOWN })
     };
     // SAFETY: an element of a map, as in `conntrack`, or the caller's.
     if flow.is_null() || !conntrack::goes_by_tunnel(unsafe { &*flow }) || !conntrack::is_direct_on(from) {
@@ -137,13 +162,14 @@ fn depart(ctx: &TcContext, packet: &Packet, from: &Local, flow: Flow) -> Option<
     Some(unsafe { bpf_redirect_neigh(ifindex, &raw mut next, size_of_val(&next) as i32, 0) as i32 })
 }
 
-/// Whether the packet, or each segment of it, fits a device. A device that is gone will be back: what is sent to it
-/// meanwhile is lost, as nothing may take another way.
+/// Whether the packet, or each segment of it, fits a device: what cannot be measured is the host's to look at. A device
+/// that is gone will be back: what is sent to it meanwhile is lost, as nothing may take another way.
 #[inline(always)]
 fn fits(ctx: &TcContext, ifindex: u32) -> bool {
     let mut mtu = 0;
     // SAFETY: looks at the skb's length and writes the device's MTU.
-    unsafe { bpf_check_mtu(ctx.skb.skb.cast(), ifindex, &raw mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS)) <= 0 }
+    let checked = unsafe { bpf_check_mtu(ctx.skb.skb.cast(), ifindex, &raw mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS)) };
+    checked == 0 || checked == NO_DEVICE
 }
 
 /// Gives the frame the addresses it would have had behind the bridge. Kernels before 6.14 keep the packet type

@@ -1,6 +1,6 @@
 //! ICMP errors: they pass if what they quote is a packet of a flow that may pass itself.
 
-use crate::conntrack::is_current;
+use crate::conntrack::{self, Flow, NONE};
 use crate::identity::{in_overlay, is_own_host, peer_of};
 use crate::local::Local;
 use crate::packet::{ETH_LEN, Ipv4, Packet, copy};
@@ -15,15 +15,27 @@ struct Quote {
     transport: [u16; 4],
 }
 
-/// Whether the error in `packet`, going in `direction`, quotes a known flow of the endpoint.
+/// Whether the error in `packet`, going in `direction`, quotes a flow of the endpoint that may pass as it is.
 #[inline(always)]
 pub(crate) fn quotes_known_flow(ctx: &TcContext, local: &Local, packet: &Packet, direction: u8) -> bool {
+    let flow = quoted(ctx, local, packet, direction);
+    // SAFETY: an element of a map, as in `conntrack`.
+    !flow.is_null() && conntrack::is_current(local, unsafe { &*flow })
+}
+
+/// The flow of the endpoint that the error in `packet`, going in `direction`, quotes, if its sender may tell of it.
+#[inline(always)]
+pub(crate) fn quoted(ctx: &TcContext, local: &Local, packet: &Packet, direction: u8) -> Flow {
     let offset = ETH_LEN as u32 + u32::from(packet.header) + 8;
-    let Ok(quote) = copy::<Quote>(ctx, offset) else { return false };
+    // Out of pages that the sender may still write to (`PACKET_TX_RING`): what is read here is what arrives.
+    if ctx.pull_data(offset + size_of::<Quote>() as u32).is_err() {
+        return NONE;
+    }
+    let Ok(quote) = copy::<Quote>(ctx, offset) else { return NONE };
     let ip = quote.ip;
     // A quote with IP options is judged like any packet: nobody sends such packets any more.
     if ip.version_ihl != 0x45 {
-        return false;
+        return NONE;
     }
     let [first, second, third, _] = quote.transport;
     let (source_port, destination_port) = match ip.proto {
@@ -37,8 +49,13 @@ pub(crate) fn quotes_known_flow(ctx: &TcContext, local: &Local, packet: &Packet,
     } else {
         (ip.destination, ip.source, destination_port, source_port)
     };
-    let key = ConnKey4 { slot: local.slot, remote, remote_port, local_port, proto: ip.proto, reserved: [0; 3] };
-    own == local.endpoint.ip4 && may_tell(local, packet, remote, direction) && is_current(local, &key)
+    if own != local.endpoint.ip4 || !may_tell(local, packet, remote, direction) {
+        return NONE;
+    }
+    conntrack::look(
+        local,
+        &ConnKey4 { slot: local.slot, remote, remote_port, local_port, proto: ip.proto, reserved: [0; 3] },
+    )
 }
 
 /// Whether somebody who may know of a flow tells of it: a workload only of its own, hosts and routers,

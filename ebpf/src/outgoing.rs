@@ -143,8 +143,12 @@ fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet) -> Result<Flow, R
         fragment::follow(local, packet, EGRESS)?;
         return Ok(NONE);
     }
-    if packet.is_icmp_error() && icmp::quotes_known_flow(ctx, local, packet, EGRESS) {
-        return Ok(NONE);
+    if packet.is_icmp_error() {
+        let flow = icmp::quoted(ctx, local, packet, EGRESS);
+        // SAFETY: an element of a map, as in `conntrack`.
+        if !flow.is_null() && conntrack::is_current(local, unsafe { &*flow }) {
+            return Ok(flow);
+        }
     }
     let flow = conntrack::pass(&Passage { local, packet, direction: EGRESS, identity: Identity::UNKNOWN })?;
     if packet.part == Part::First {

@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
-use weft_lab::probe::{HttpServer, Stream, connects};
+use weft_lab::probe::{HttpServer, Stream, connects, inside};
+use weft_lab::shell::sh_in;
 use weft_lab::wait;
 use weft_lab::{Lab, LabOptions, Workload, WorkloadOptions};
 use weft_tests::PATIENCE;
@@ -114,7 +117,7 @@ fn policies_are_in_force_there_too_and_neither_agents_nor_the_first_device_are_n
     // The server's next packet was its last: it is reset. The client hears nothing more.
     stream.stops(Duration::from_millis(300), PATIENCE).unwrap();
     let refused = connects(&scene.client.netns, scene.web(), PATIENCE).unwrap_err();
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]
@@ -140,4 +143,74 @@ fn one_port_may_have_a_service_and_its_backend_at_the_same_time() {
     let ends = OnePort { client: &scene.client, service: SERVICE, backend: &scene.web };
     ends.datagrams(5353);
     ends.connections(8080);
+}
+
+/// A UDP socket for `to`, or one that waits at port 5353.
+fn datagrams(netns: &Path, to: Option<SocketAddr>) -> UdpSocket {
+    let open = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, if to.is_some() { 0 } else { 5353 }))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        to.map_or(Ok(()), |to| socket.connect(to))?;
+        Ok::<_, std::io::Error>(socket)
+    };
+    inside(netns, open).unwrap().unwrap()
+}
+
+/// The host's conntrack has forgotten such a flow, and an error that quotes it is invalid to it.
+#[test]
+fn who_sends_datagrams_hears_that_nobody_takes_them_any_more() {
+    let mut scene = Scene::new("fasterror");
+    let beside = scene.lab.add("n1", &WorkloadOptions::pod("beside", "shop")).unwrap();
+    scene.drop_invalid();
+    for host in ["n1", "n2"] {
+        scene.lab.host(host).sh("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=1").unwrap();
+        scene.lab.host(host).sh("sysctl -qw net.netfilter.nf_conntrack_udp_timeout_stream=1").unwrap();
+    }
+    for server in [&scene.web, &beside] {
+        let waiting = datagrams(&server.netns, None);
+        let asking = datagrams(&scene.client.netns, Some((server.ip, 5353).into()));
+        let answered = || {
+            asking.send(b"?")?;
+            let (_, from) = waiting.recv_from(&mut [0; 1])?;
+            waiting.send_to(b"!", from)?;
+            asking.recv(&mut [0; 1])
+        };
+        let forgotten = || {
+            answered()?;
+            let known = |host| scene.lab.host(host).sh("cat /proc/self/net/nf_conntrack");
+            Ok(!(known("n1")? + &known("n2")?).contains("port=5353"))
+        };
+        wait::until_true("the hosts to forget", PATIENCE, forgotten).unwrap();
+        drop(waiting);
+        asking.send(b"?").unwrap();
+        let heard = asking.recv(&mut [0; 1]).unwrap_err();
+        assert_eq!(heard.kind(), ErrorKind::ConnectionRefused, "{server:?}");
+    }
+}
+
+/// Both ends have given themselves an MTU that the tunnel does not have, and send segments of that size, many in one
+/// packet: the host says that they do not fit.
+#[test]
+fn segments_that_do_not_fit_into_the_tunnel_are_answered_by_the_host() {
+    let scene = Scene::new("fastlong");
+    for workload in [&scene.web, &scene.client] {
+        sh_in(&workload.netns, "ip link set eth0 mtu 9000").unwrap();
+    }
+    let mtu = || sh_in(&scene.client.netns, &format!("ip route get {}", scene.web.ip)).unwrap();
+    assert!(!mtu().contains("mtu"), "{}", mtu());
+    let listener = inside(&scene.web.netns, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 9000))).unwrap().unwrap();
+    let mut sending = connects(&scene.client.netns, (scene.web.ip, 9000).into(), PATIENCE).unwrap();
+    sending.set_write_timeout(Some(PATIENCE)).unwrap();
+    let (receiving, _) = listener.accept().unwrap();
+    receiving.set_read_timeout(Some(PATIENCE)).unwrap();
+    let before = scene.direct();
+    let data = vec![7; 4 << 20];
+    let received = std::thread::scope(|scope| {
+        scope.spawn(|| sending.write_all(&data).unwrap());
+        let mut received = vec![0; data.len()];
+        (&receiving).read_exact(&mut received).map(|()| received == data)
+    });
+    assert!(received.unwrap());
+    assert!(mtu().contains("mtu 1450"), "{}", mtu());
+    assert!(scene.direct()[1] > before[1], "on the other host it goes past the stack");
 }
