@@ -1,10 +1,11 @@
 //! Records of connections that passed, where the host asks for them: the first packet of each.
 
-use crate::conntrack::{Passage, is_under_way};
 use crate::denial::{Entry, Origin, record};
 use crate::identity::in_overlay;
+use crate::known::is_under_way;
 use crate::local::Local;
 use crate::packet::Packet;
+use crate::passage::Passage;
 use weft_abi::{ConnKey4, Reason, SLOT_IFINDEX_BASE, action, direction, host_flag};
 
 /// Records what opens a connection and passes. Between workloads the destination tells of it, as

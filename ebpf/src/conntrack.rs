@@ -4,48 +4,17 @@
 //! An entry carries the generation that allowed it. Another generation means: judge the connection
 //! again as its opener asked for it, whichever side's packet is at hand, then stamp or revoke.
 
-use crate::allowed;
+use crate::clock::now;
 use crate::denial::{Refusal, audited};
 use crate::flows::{self, Place};
-use crate::identity::{Identity, in_overlay};
-use crate::judge::{Request, Ruling, judge};
+use crate::identity::in_overlay;
+use crate::judge::{Ruling, judge};
+use crate::known::{Flow, NONE, find, goes_direct, is_answered, is_closed, is_current};
 use crate::local::Local;
-use crate::packet::{Packet, icmp_port, tcp};
-use crate::readdressed;
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use crate::packet::tcp;
+use crate::passage::Passage;
+use crate::{allowed, readdressed};
 use weft_abi::{Conn, ConnKey4, Reason, STACK_REFRESH, conn_flag, direction, flag, host_flag, proto, tcp_state};
-
-/// Lifetimes in units of [`Conn::seen`], 2^30 ns.
-mod lifetime {
-    pub(super) const TCP: u32 = weft_abi::TCP_LIFETIME;
-    pub(super) const TCP_HALF: u32 = 112; // 120 s
-    pub(super) const TCP_CLOSING: u32 = 10;
-    pub(super) const OTHER: u32 = 168; // 180 s
-    pub(super) const OTHER_HALF: u32 = 56; // 60 s
-    pub(super) const ICMP: u32 = 28; // 30 s
-    pub(super) const REVOKED: u32 = 168;
-}
-
-/// A packet on its way through the conntrack.
-pub(crate) struct Passage<'a> {
-    pub(crate) local: &'a Local,
-    pub(crate) packet: &'a Packet,
-    /// [`direction`] of the packet.
-    pub(crate) direction: u8,
-    /// Who sent it, if it goes to the workload; nobody, if the workload did.
-    pub(crate) identity: Identity,
-}
-
-/// The time in units of [`Conn::seen`].
-#[inline(always)]
-pub(crate) fn now() -> u32 {
-    // SAFETY: reads a clock.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
-}
-
-/// A flow, or [`NONE`]: of an `Option` the verifier would not know that it holds a pointer.
-pub(crate) type Flow = *mut Conn;
-pub(crate) const NONE: Flow = core::ptr::null_mut();
 
 /// Passes packets of known flows, judges the others. The flow, if it was known and answered before.
 #[inline(always)]
@@ -115,18 +84,6 @@ pub(crate) fn arrive(passage: &Passage<'_>, by_tunnel: bool) -> Arrival {
     Arrival::Taken
 }
 
-/// Whether the side that was asked has sent something.
-#[inline(always)]
-pub(crate) fn is_answered(conn: &Conn) -> bool {
-    conn.flags & conn_flag::ANSWERED != 0
-}
-
-/// Whether the flow goes past the host's stack, as far as this side knows.
-#[inline(always)]
-pub(crate) fn goes_direct(conn: &Conn) -> bool {
-    is_answered(conn) && conn.flags & conn_flag::DIRECT != 0
-}
-
 /// Whether a flow that begins with this packet may go past the host's stack once it is answered. A proxy of the
 /// host may show a workload's address, and so may its NAT.
 #[inline(always)]
@@ -143,24 +100,6 @@ fn may_go_direct(passage: &Passage<'_>, key: &ConnKey4) -> bool {
 #[inline(always)]
 pub(crate) fn is_direct_on(local: &Local) -> bool {
     local.host.flags & host_flag::DIRECT != 0 && local.limits() == 0
-}
-
-/// Whether the flow of a packet that the workload sends goes past the host's stack, and to the tunnel.
-#[inline(always)]
-pub(crate) fn goes_by_tunnel(conn: &Conn) -> bool {
-    goes_direct(conn) && conn.flags & conn_flag::TUNNEL != 0
-}
-
-/// The flow of a packet as its workload knows it, for packets that were not followed, or [`NONE`].
-#[inline(always)]
-pub(crate) fn flow_of(passage: &Passage<'_>) -> Flow {
-    look(passage.local, &passage.key())
-}
-
-/// The flow of `key`, or [`NONE`].
-#[inline(always)]
-pub(crate) fn look(local: &Local, key: &ConnKey4) -> Flow {
-    find(key, local, now()).map_or(NONE, |(conn, _)| conn)
 }
 
 /// A packet of the flow went through the stack: from now on all do. The host's conntrack has windows for TCP only: a
@@ -182,126 +121,6 @@ fn reminds_stack(conn: &mut Conn, now: u32) -> bool {
         conn.in_stack = now;
     }
     due
-}
-
-/// Whether the flow may pass as it is; used for packets that quote it.
-#[inline(always)]
-pub(crate) fn is_current(local: &Local, conn: &Conn) -> bool {
-    conn.generation == local.head.generation && conn.flags & conn_flag::REVOKED == 0
-}
-
-/// Whether the flow of `key` began before, and neither side has closed it.
-#[inline(always)]
-pub(crate) fn is_under_way(local: &Local, key: &ConnKey4) -> bool {
-    let open = |(conn, _): (*mut Conn, Place)| {
-        // SAFETY: as in `is_current`; here it costs a record.
-        let conn = unsafe { &*conn };
-        conn.generation == local.head.generation && conn.tcp == 0 && conn.flags & conn_flag::REVOKED == 0
-    };
-    find(key, local, now()).is_some_and(open)
-}
-
-/// The flow, unless it is a former workload's or too old.
-#[inline(always)]
-fn find(key: &ConnKey4, local: &Local, now: u32) -> Option<(*mut Conn, Place)> {
-    flows::find(key, |conn| {
-        let age = now.wrapping_sub(conn.seen);
-        // Another CPU may have written a `seen` one unit ahead of our clock: that is no age.
-        conn.incarnation == local.endpoint.incarnation && age as i32 <= lifetime(key.proto, conn) as i32
-    })
-}
-
-#[inline(always)]
-fn lifetime(proto: u8, conn: &Conn) -> u32 {
-    if conn.flags & conn_flag::REVOKED != 0 {
-        return lifetime::REVOKED;
-    }
-    let half = !is_answered(conn);
-    match proto {
-        proto::TCP if half => lifetime::TCP_HALF,
-        proto::TCP if is_closed(conn.tcp) => lifetime::TCP_CLOSING,
-        proto::TCP => lifetime::TCP,
-        proto::ICMP => lifetime::ICMP,
-        _ if half => lifetime::OTHER_HALF,
-        _ => lifetime::OTHER,
-    }
-}
-
-/// Whether a TCP connection is over: a RST, or a FIN from both sides.
-#[inline(always)]
-fn is_closed(tcp: u8) -> bool {
-    let closed = tcp_state::FIN_LOCAL | tcp_state::FIN_REMOTE;
-    tcp & tcp_state::RST != 0 || tcp & closed == closed
-}
-
-impl Passage<'_> {
-    #[inline(always)]
-    fn key(&self) -> ConnKey4 {
-        let packet = self.packet;
-        let (remote, remote_port, local_port) = if self.direction == direction::INGRESS {
-            (packet.source, packet.source_port, packet.destination_port)
-        } else {
-            (packet.destination, packet.destination_port, packet.source_port)
-        };
-        ConnKey4 { slot: self.local.slot, remote, remote_port, local_port, proto: packet.proto, reserved: [0; 3] }
-    }
-
-    /// Whether the packet goes the way the flow was opened.
-    #[inline(always)]
-    fn is_forward(&self, conn: &Conn) -> bool {
-        (conn.flags & conn_flag::LOCAL_OPENED != 0) == (self.direction == direction::EGRESS)
-    }
-
-    /// Whether the packet shows the identity that opened the flow.
-    #[inline(always)]
-    fn is_opener(&self, conn: &Conn) -> bool {
-        self.direction == direction::EGRESS || self.identity == identity(conn)
-    }
-
-    #[inline(always)]
-    fn request(&self) -> Request {
-        let packet = self.packet;
-        let remote = if self.direction == direction::INGRESS { packet.source } else { packet.destination };
-        self.request_of(self.direction, remote, packet.asked_port(), self.identity)
-    }
-
-    /// The flow as its opener asked for it.
-    #[inline(always)]
-    fn request_again(&self, key: &ConnKey4, conn: &Conn) -> Request {
-        let local_opened = conn.flags & conn_flag::LOCAL_OPENED != 0;
-        let opened = if local_opened { direction::EGRESS } else { direction::INGRESS };
-        // Of ICMP only echo requests open flows, and their identifier stands where ports do.
-        let port = match key.proto {
-            proto::ICMP => icmp_port(8, 0),
-            _ if local_opened => key.remote_port,
-            _ => key.local_port,
-        };
-        self.request_of(opened, key.remote, port, identity(conn))
-    }
-
-    #[inline(always)]
-    fn request_of(&self, direction: u8, remote: u32, port: u16, identity: Identity) -> Request {
-        Request {
-            slot: self.local.slot,
-            policy_set: self.local.head.policy_set,
-            remote,
-            port,
-            tag: identity.tag,
-            origin: identity.origin(),
-            direction,
-            proto: self.packet.proto,
-            flags: self.local.head.flags,
-        }
-    }
-}
-
-#[inline(always)]
-fn identity(conn: &Conn) -> Identity {
-    Identity {
-        tag: conn.remote_tag,
-        own_host: conn.flags & conn_flag::OWN_HOST != 0,
-        mapped: conn.flags & conn_flag::MAPPED != 0,
-    }
 }
 
 /// A packet of a known flow.

@@ -1,10 +1,12 @@
 //! Refusals: every one is counted, most leave a record, some are answered.
 
-use crate::conntrack::{Passage, now};
+use crate::clock::now;
+use crate::counters::{count, count_code};
 use crate::local::{host, ifindex};
-use crate::maps::{COUNTERS, DENIAL_LIMIT, DENIALS};
+use crate::maps::{DENIAL_LIMIT, DENIALS};
 use crate::packet::Packet;
-use crate::programs::DROP;
+use crate::passage::Passage;
+use crate::verdict::DROP;
 use crate::{reject, share};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -48,20 +50,6 @@ impl From<Reason> for Refusal {
     #[inline(always)]
     fn from(reason: Reason) -> Self {
         Self::dropped(reason, 0)
-    }
-}
-
-/// Adds one to a counter.
-#[inline(always)]
-pub(crate) fn count(reason: Reason) {
-    count_code(reason as u8);
-}
-
-#[inline(always)]
-fn count_code(reason: u8) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(reason.into()) {
-        // SAFETY: this CPU's own value.
-        unsafe { *counter += 1 };
     }
 }
 

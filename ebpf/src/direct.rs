@@ -8,14 +8,15 @@
 //! it goes this way, or none of it any more. The host's conntrack saw a TCP handshake and takes what followed for
 //! invalid if it met it again: even what the destination refuses, and the reset that tells of it, keep clear of it.
 
-use crate::conntrack::{self, Arrival, Flow, NONE, Passage};
-use crate::denial::count;
-use crate::icmp;
+use crate::conntrack::{self, Arrival};
+use crate::counters::count;
 use crate::identity::{Identity, in_overlay, peer_of};
+use crate::known::{self, Flow, NONE};
 use crate::local::{Local, host};
 use crate::packet::{Packet, Part};
-use crate::programs::PASS;
-use crate::readdressed;
+use crate::passage::Passage;
+use crate::verdict::PASS;
+use crate::{icmp, readdressed};
 use aya_ebpf::bindings::{
     __sk_buff, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
 };
@@ -127,7 +128,7 @@ fn deliver(ctx: &TcContext, packet: &Packet, from: Option<&Local>) -> Option<i32
 fn tell(ctx: &TcContext, local: &Local, packet: &Packet) -> Arrival {
     let flow = icmp::quoted(ctx, local, packet, direction::INGRESS);
     // SAFETY: an element of a map, as in `conntrack`.
-    let goes = |conn: &Conn| conntrack::goes_direct(conn) && conntrack::is_current(local, conn);
+    let goes = |conn: &Conn| known::goes_direct(conn) && known::is_current(local, conn);
     if !flow.is_null() && goes(unsafe { &*flow }) && conntrack::is_direct_on(local) {
         Arrival::Taken
     } else {
@@ -144,10 +145,10 @@ fn depart(ctx: &TcContext, packet: &Packet, from: &Local, flow: Flow) -> Option<
     } else if packet.is_icmp_error() {
         icmp::quoted(ctx, from, packet, direction::EGRESS)
     } else {
-        conntrack::flow_of(&Passage { local: from, packet, direction: direction::EGRESS, identity: Identity::UNKNOWN })
+        known::flow_of(&Passage { local: from, packet, direction: direction::EGRESS, identity: Identity::UNKNOWN })
     };
     // SAFETY: an element of a map, as in `conntrack`, or the caller's.
-    if flow.is_null() || !conntrack::goes_by_tunnel(unsafe { &*flow }) || !conntrack::is_direct_on(from) {
+    if flow.is_null() || !known::goes_by_tunnel(unsafe { &*flow }) || !conntrack::is_direct_on(from) {
         return None;
     }
     let ifindex = from.host.vxlan_ifindex;

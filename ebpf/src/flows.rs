@@ -4,7 +4,7 @@
 //! slot has a share of both; the shares of 256 slots fit, so nothing is pushed out there. What is
 //! beyond a slot's share is in `ct_more4`, with whatever other slots have too much of.
 
-use crate::denial::count;
+use crate::counters::count;
 use crate::maps::{CT_EST4, CT_MORE4, CT_SHORT4};
 use crate::share;
 use weft_abi::{Conn, ConnKey4, FlowShares, Reason, SHARE_WINDOW, capacity, conn_flag, proto};

@@ -1,7 +1,8 @@
 //! Fragments: only the first has ports, so it is judged, and the others follow it or are dropped.
 
-use crate::conntrack::now;
-use crate::denial::{Refusal, count};
+use crate::clock::now;
+use crate::counters::count;
+use crate::denial::Refusal;
 use crate::local::Local;
 use crate::maps::FRAG4;
 use crate::packet::Packet;

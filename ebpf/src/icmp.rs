@@ -1,7 +1,7 @@
 //! ICMP errors: they pass if what they quote is a packet of a flow that may pass itself.
 
-use crate::conntrack::{self, Flow, NONE};
 use crate::identity::{in_overlay, is_own_host, peer_of};
+use crate::known::{self, Flow, NONE};
 use crate::local::Local;
 use crate::packet::{ETH_LEN, Ipv4, Packet, copy};
 use aya_ebpf::programs::TcContext;
@@ -20,7 +20,7 @@ struct Quote {
 pub(crate) fn quotes_known_flow(ctx: &TcContext, local: &Local, packet: &Packet, direction: u8) -> bool {
     let flow = quoted(ctx, local, packet, direction);
     // SAFETY: an element of a map, as in `conntrack`.
-    !flow.is_null() && conntrack::is_current(local, unsafe { &*flow })
+    !flow.is_null() && known::is_current(local, unsafe { &*flow })
 }
 
 /// The flow of the endpoint that the error in `packet`, going in `direction`, quotes, if its sender may tell of it.
@@ -52,7 +52,7 @@ pub(crate) fn quoted(ctx: &TcContext, local: &Local, packet: &Packet, direction:
     if own != local.endpoint.ip4 || !may_tell(local, packet, remote, direction) {
         return NONE;
     }
-    conntrack::look(
+    known::look(
         local,
         &ConnKey4 { slot: local.slot, remote, remote_port, local_port, proto: ip.proto, reserved: [0; 3] },
     )

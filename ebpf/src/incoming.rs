@@ -1,11 +1,12 @@
 //! What reaches a workload.
 
-use crate::conntrack::{self, Passage};
-use crate::denial::{Refusal, count};
+use crate::counters::count;
+use crate::denial::Refusal;
 use crate::identity::{Identity, tag_of, through_mapped_port};
 use crate::local::{Local, ingress_ifindex, mark};
 use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4};
-use crate::{arp, fragment, icmp, readdressed};
+use crate::passage::Passage;
+use crate::{arp, conntrack, fragment, icmp, readdressed};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{INJECTED_MARK, Reason, direction::INGRESS};
 

@@ -9,7 +9,11 @@ mod arp;
 #[cfg(target_arch = "bpf")]
 mod checksum;
 #[cfg(target_arch = "bpf")]
+mod clock;
+#[cfg(target_arch = "bpf")]
 mod conntrack;
+#[cfg(target_arch = "bpf")]
+mod counters;
 #[cfg(target_arch = "bpf")]
 mod denial;
 #[cfg(target_arch = "bpf")]
@@ -27,6 +31,8 @@ mod incoming;
 #[cfg(target_arch = "bpf")]
 mod judge;
 #[cfg(target_arch = "bpf")]
+mod known;
+#[cfg(target_arch = "bpf")]
 mod local;
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -38,6 +44,8 @@ mod outgoing;
 mod overlay;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod passage;
 #[cfg(target_arch = "bpf")]
 #[expect(unreachable_pub, reason = "the linker finds programs by being public")]
 mod programs;
@@ -51,6 +59,8 @@ mod shape;
 mod share;
 #[cfg(target_arch = "bpf")]
 mod underlay;
+#[cfg(target_arch = "bpf")]
+mod verdict;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

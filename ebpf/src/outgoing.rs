@@ -1,12 +1,14 @@
 //! What a workload sends: it cannot pretend to be somebody else, and gets its tag.
 
-use crate::conntrack::{self, Flow, NONE, Passage};
-use crate::denial::{Refusal, count};
+use crate::counters::count;
+use crate::denial::Refusal;
 use crate::identity::{Identity, is_own_host};
+use crate::known::{self, Flow, NONE};
 use crate::local::{Local, has_vlan, mark};
 use crate::packet::{ARP, IPV4, Packet, Part, ethernet, pull_headers, read_ipv4, tcp};
-use crate::programs::PASS;
-use crate::{arp, direct, fragment, icmp, offload, readdressed, shape};
+use crate::passage::Passage;
+use crate::verdict::PASS;
+use crate::{arp, conntrack, direct, fragment, icmp, offload, readdressed, shape};
 use aya_ebpf::programs::TcContext;
 use weft_abi::{INJECTED_MARK, Reason, direction::EGRESS, host_flag, proto};
 
@@ -57,7 +59,7 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
     }
     ctx.set_mark(local.mark());
     // SAFETY: an element of a map, as in `conntrack`.
-    let direct = !flow.is_null() && conntrack::goes_direct(unsafe { &*flow });
+    let direct = !flow.is_null() && known::goes_direct(unsafe { &*flow });
     // A reset of ours follows the flow that it ends.
     if direct || packet.mark == INJECTED_MARK {
         let verdict = direct::send(ctx, &local, packet, flow);
@@ -66,7 +68,7 @@ fn check(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Refusal> {
         }
     }
     // SAFETY: as above.
-    if flow.is_null() || !conntrack::is_answered(unsafe { &*flow }) {
+    if flow.is_null() || !known::is_answered(unsafe { &*flow }) {
         readdressed::note(ctx, packet);
     }
     Ok(shape::onward(&local))
@@ -146,7 +148,7 @@ fn check_flow(ctx: &TcContext, local: &Local, packet: &Packet) -> Result<Flow, R
     if packet.is_icmp_error() {
         let flow = icmp::quoted(ctx, local, packet, EGRESS);
         // SAFETY: an element of a map, as in `conntrack`.
-        if !flow.is_null() && conntrack::is_current(local, unsafe { &*flow }) {
+        if !flow.is_null() && known::is_current(local, unsafe { &*flow }) {
             return Ok(flow);
         }
     }

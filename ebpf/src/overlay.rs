@@ -2,7 +2,8 @@
 //! takes the mark's low 16 bits for the tag; bits above reach the wire as GBP flags, so all 32 are
 //! always written.
 
-use crate::denial::{Refusal, count};
+use crate::counters::count;
+use crate::denial::Refusal;
 use crate::identity::{peer_of, tag_of};
 use crate::local::{host, ingress_ifindex, mark};
 use crate::packet::{IPV4, Packet, ethernet, ipv4, pull_headers, read_ipv4};

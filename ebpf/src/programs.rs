@@ -2,14 +2,10 @@
 
 use crate::denial::{Refusal, refuse};
 use crate::packet::Packet;
+use crate::verdict::PASS;
 use crate::{direct, incoming, outgoing, overlay, underlay};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-
-/// `TC_ACT_UNSPEC`, which is also `TCX_NEXT`: go on with other people's programs, then pass.
-pub(crate) const PASS: i32 = -1;
-/// `TC_ACT_SHOT`, also `TCX_DROP`.
-pub(crate) const DROP: i32 = 2;
 
 // The kernel compares this string with those it takes for GPL-compatible (kernel/bpf/syscall.c);
 // the crate's licence, Apache-2.0 OR GPL-2.0, lets us choose.

@@ -6,9 +6,10 @@
 //! packet has a gso_size or the pseudo header's sum in its checksum field.
 
 use crate::checksum::{add, fold, pseudo};
+use crate::counters::count;
 use crate::local::ifindex;
 use crate::packet::{ETH_LEN, Ethernet, Packet, Part, copy, tcp};
-use crate::programs::DROP;
+use crate::verdict::DROP;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
@@ -47,7 +48,7 @@ pub(crate) fn answer(ctx: &TcContext, packet: &Packet, way: u8) -> i32 {
     if written != 0 {
         return DROP;
     }
-    crate::denial::count(Reason::Rejected);
+    count(Reason::Rejected);
     ctx.set_mark(INJECTED_MARK);
     // Towards the workload was egress of the veth: back means to enter the host from it.
     let flags = if way == direction::INGRESS { u64::from(BPF_F_INGRESS) } else { 0 };

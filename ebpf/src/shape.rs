@@ -2,7 +2,7 @@
 //! bucket, and comes back behind these programs (`tc_skip_classify`), with its mark.
 
 use crate::local::Local;
-use crate::programs::PASS;
+use crate::verdict::PASS;
 use aya_ebpf::helpers::bpf_redirect;
 use weft_abi::{SHAPER_IFINDEX_BASE, limited};
 

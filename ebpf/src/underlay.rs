@@ -1,7 +1,8 @@
 //! The underlay: VXLAN of our network comes from peers only, each for its own subnet. The sender's
 //! outer address is not to be seen behind the VXLAN device, so it is checked in front of it.
 
-use crate::denial::{Refusal, count};
+use crate::counters::count;
+use crate::denial::Refusal;
 use crate::identity::peer_of;
 use crate::local::{host, mark};
 use crate::packet::{ETH_LEN, Ethernet, IPV4, Ipv4, Packet, read};
