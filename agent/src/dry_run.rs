@@ -1,8 +1,8 @@
 //! `weftd --dry-run`: what would be changed on this host, and why not more is known.
 
 use crate::cache::Cache;
+use crate::causes::chain;
 use crate::config::Config;
-use crate::leases::chain;
 use crate::overlay::Overlay;
 use crate::worker::placement::{placement, underlay};
 use anyhow::anyhow;

@@ -2,6 +2,7 @@
 //! conditional write it names, and tells the worker what came of it.
 
 use crate::cache::{Cache, CachedLease, CachedPeer};
+use crate::causes::chain;
 use crate::config::Config;
 use crate::directory::{Directory, HostName};
 use crate::overlay::Overlay;
@@ -424,21 +425,6 @@ impl<S: HostStore> LeaseKeeper<S> {
         self.worker.send(Command::LeaseState(self.state.clone()));
         tokio::time::sleep(RETRY).await;
     }
-}
-
-/// An error with its causes on one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn hold_in(view: &HostsView, subnet: Subnet, public_ip: Ipv4Addr) -> Option<Hold> {

@@ -8,6 +8,7 @@
 
 pub mod boot;
 pub mod cache;
+mod causes;
 pub mod config;
 pub mod denials;
 pub mod directory;

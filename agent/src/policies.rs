@@ -1,7 +1,7 @@
 //! Follows policies and tags in the store, keeps them on disk, and hands them to the worker.
 
 use crate::cache::Cache;
-use crate::leases::chain;
+use crate::causes::chain;
 use crate::worker::{Command, Worker};
 use std::pin::pin;
 use std::sync::Arc;

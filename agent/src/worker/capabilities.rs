@@ -59,7 +59,7 @@ impl Core {
         if let Some(datapath) = &mut self.datapath {
             let ops: Vec<MapOp> =
                 protocol_ports(&workload.ports).map(|(p, port)| MapOp::PutMappedPort(p, port)).collect();
-            datapath.apply(&ops).map_err(|error| crate::leases::chain(&error))?;
+            datapath.apply(&ops).map_err(|error| crate::causes::chain(&error))?;
         }
         let op = Op::ChangeNftElements { delete: Vec::new(), add: port_elements(workload) };
         self.kernel.execute(&[op], None).map_err(|error| error.to_string())?;
@@ -102,7 +102,7 @@ impl Core {
         let ports = gone.iter().flat_map(|workload| protocol_ports(&workload.ports));
         let ops: Vec<MapOp> = ports.map(|(protocol, port)| MapOp::RemoveMappedPort(protocol, port)).collect();
         if let Some(Err(error)) = self.datapath.as_mut().map(|datapath| datapath.apply(&ops)) {
-            let error = crate::leases::chain(&error);
+            let error = crate::causes::chain(&error);
             tracing::warn!(error, "mapped ports stay in the programs' map: trying again with the next pass");
         }
         let of = |workload: &Workload| {

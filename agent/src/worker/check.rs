@@ -4,7 +4,7 @@
 use super::capabilities::{protocol_ports, workload};
 use super::workloads::wiring;
 use super::{Core, Reply, internal, try_again};
-use crate::leases::chain;
+use crate::causes::chain;
 use weft_api::agent::{CheckRequest, CheckResponse};
 use weft_hostnet::{Error, LinkInfo};
 use weft_ipam::State;

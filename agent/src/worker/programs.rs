@@ -2,7 +2,7 @@
 
 use super::capabilities::protocol_ports;
 use super::{Core, RETRY};
-use crate::leases::chain;
+use crate::causes::chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use weft_api::agent::KernelView;

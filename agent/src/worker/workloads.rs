@@ -147,7 +147,7 @@ impl Core {
     fn raise(&mut self, wiring: &Wiring, bridge: weft_model::id::IfName) -> Result<(), String> {
         let name = wiring.host_ifname();
         if let Some(datapath) = &mut self.datapath {
-            datapath.attach_workload(&name).map_err(|error| crate::leases::chain(&error))?;
+            datapath.attach_workload(&name).map_err(|error| crate::causes::chain(&error))?;
             self.guarded.insert(wiring.attachment.clone());
         }
         fault::point("commit-guarded", &wiring.attachment);
