@@ -27,7 +27,7 @@ pub(crate) fn quotes_known_flow(ctx: &TcContext, local: &Local, packet: &Packet,
 #[inline(always)]
 pub(crate) fn quoted(ctx: &TcContext, local: &Local, packet: &Packet, direction: u8) -> Flow {
     let offset = ETH_LEN as u32 + u32::from(packet.header) + 8;
-    // Out of pages that the sender may still write to (`PACKET_TX_RING`): what is read here is what arrives.
+    // Pages behind an skb's own memory may be the sender's still: what is judged is moved out of them.
     if ctx.pull_data(offset + size_of::<Quote>() as u32).is_err() {
         return NONE;
     }
