@@ -11,9 +11,10 @@ use std::mem::offset_of;
 use std::net::Ipv4Addr;
 use weft_abi::{Conn, INJECTED_MARK, SLOT_IFINDEX_BASE};
 use weft_datapath::{Datapath, Outcome, Probe, Program, Version};
-use weft_model::datapath::{DenyAction, Host, Limited, MapOp, MapSizes};
+use weft_model::datapath::{DenyAction, Host, Limited, MapOp, MapSizes, PeerHost};
 use weft_model::id::IfName;
 use weft_model::mac::Mac;
+use weft_model::policy::{Direction, Peer, Traffic};
 
 /// The tag of the other host's workload.
 const TAG: u16 = 0x0b07;
@@ -62,11 +63,13 @@ impl Host1 {
     /// What comes out of the tunnel with a tag.
     fn come_tagged(&self, packet: &[u8], tag: u16) -> Way {
         let frame = ethernet(Mac([2; 6]), Mac([4; 6]), 0x0800, packet);
+        let before = self.bench.counter("direct");
         let outcome = self.bench.probe(Program::FromOverlay, &frame, tag.into(), 1);
+        let taken = self.bench.counter("direct") > before;
         let readdressed = ethernet(gateway_mac(), own_mac(), 0x0800, packet);
         match (outcome.verdict, outcome.mark) {
             (PASS, mark) => Way::Stack(self.end(&readdressed, mark).verdict),
-            (REDIRECT, 0) => {
+            (REDIRECT, 0) if taken => {
                 assert_eq!(outcome.frame, readdressed, "as behind the bridge");
                 Way::Direct
             }
@@ -375,6 +378,28 @@ fn peers_without_tags_go_the_same_way() {
         assert_eq!([leave(SYN), come(HANDSHAKE)], [STACK, STACK]);
         assert_eq!([leave(ACK), come(ACK)], BOTH);
     }
+}
+
+/// A host that is replaced by one without tags, or by one that is not ours, while flows of its workloads are known.
+#[test]
+fn a_peer_that_loses_its_tags_is_judged_by_its_addresses() {
+    let mut here = Host1::new();
+    here.is_asked(40000);
+    assert_eq!([here.come(&asked(40000, ACK)), here.leave(&answer(40000, ACK))], BOTH);
+    let become_unmanaged = |unmanaged| {
+        let peer = PeerHost { underlay: REMOTE_UNDERLAY, vtep: REMOTE_VTEP, gbp: false, unmanaged };
+        MapOp::PutPeer("10.255.2.0/24".parse().unwrap(), peer)
+    };
+    here.bench.datapath.apply(&[become_unmanaged(false)]).unwrap();
+    assert_eq!(here.come(&asked(40000, ACK)), Way::Stack(DROP), "whatever the packet says");
+    let from_there = rule(Direction::Ingress, Peer::Cidr("10.255.2.0/24".parse().unwrap()), Traffic::All);
+    here.bench.rules(vec![from_there]);
+    assert_eq!(here.come(&asked(40000, ACK)), Way::Stack(DROP), "networks name nobody of ours");
+    here.bench.datapath.apply(&[become_unmanaged(true)]).unwrap();
+    here.is_asked(40001);
+    assert_eq!([here.come(&asked(40001, ACK)), here.leave(&answer(40001, ACK))], BOTH);
+    here.bench.rules(vec![]);
+    assert_eq!(here.come(&asked(40001, ACK)), Way::Through(DROP));
 }
 
 #[test]
