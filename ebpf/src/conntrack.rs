@@ -79,7 +79,7 @@ pub(crate) fn arrive(passage: &Passage<'_>, by_tunnel: bool) -> Arrival {
     }
     touch(passage, conn, now);
     if place == Place::Est && is_closed(conn.tcp) {
-        flows::end(&key, conn);
+        let _moved = flows::end(&key, conn);
     }
     Arrival::Taken
 }
@@ -106,7 +106,7 @@ pub(crate) fn is_direct_on(local: &Local) -> bool {
 /// datagram may take either way.
 #[inline(always)]
 pub(crate) fn keep_in_stack(proto: u8, conn: &mut Conn) {
-    // One that was closed by this packet may be another flow's by now, and is soon forgotten.
+    // One that was closed is soon forgotten.
     if proto == proto::TCP && !is_closed(conn.tcp) {
         conn.flags &= !conn_flag::DIRECT;
     }
@@ -142,7 +142,7 @@ fn follow(passage: &Passage<'_>, key: &ConnKey4, found: *mut Conn, now: u32, pla
     }
     if passage.packet.proto == proto::TCP && place == Place::Est {
         if is_closed(conn.tcp) {
-            flows::end(key, conn);
+            return Ok(flows::end(key, conn).unwrap_or(NONE));
         }
     } else if !forward && !is_answered(conn) {
         conn.flags |= conn_flag::ANSWERED;

@@ -95,12 +95,14 @@ pub(crate) fn establish(key: &ConnKey4, conn: &Conn, from: Place) {
     }
 }
 
-/// A TCP connection has ended: its last packets need no share.
+/// A TCP connection has ended: its last packets need no share. Where it is from now on: what it was in may be another
+/// flow's soon.
 #[inline(always)]
-pub(crate) fn end(key: &ConnKey4, conn: &Conn) {
+pub(crate) fn end(key: &ConnKey4, conn: &Conn) -> Option<*mut Conn> {
     let conn = *conn;
     put(&CT_MORE4, key, &conn);
     forget_established(key);
+    CT_MORE4.get_ptr_mut(key)
 }
 
 #[inline(always)]
