@@ -48,7 +48,10 @@ fn a_group_whose_policies_do_not_fit_keeps_those_before_and_the_others_do_not_no
     post(&lab, POLICIES, &policies(MANY));
     let foretold = || {
         let alarms = lab.host("c1").status()?.alarms;
-        Ok(alarms.iter().any(|alarm| alarm.contains("map ranges of the programs is nearly full: 3770 of 4096")))
+        Ok(alarms.iter().any(|alarm| {
+            alarm.contains("map ranges of the programs is nearly full: 3770 of 4096")
+                && alarm.contains("raise max_policy_entries")
+        }))
     };
     wait::until_true("an alarm before it is full", PATIENCE * 2, foretold).expect("nearly full");
     let metrics = || {
