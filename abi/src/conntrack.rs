@@ -62,8 +62,8 @@ pub mod conn_flag {
     pub const ANSWERED: u8 = 16;
     /// The flow came through a port that the host maps to the workload.
     pub const MAPPED: u8 = 32;
-    /// The flow may go past the host's stack: it was opened where that is on, and none of its packets since its
-    /// answer went through the stack.
+    /// The flow may go past the host's stack: it was opened where that is on, the host's NAT has nothing to do with it as
+    /// far as is known, and of TCP no packet since its answer went through the stack.
     pub const DIRECT: u8 = 64;
     /// Packets of the flow came out of the tunnel with the addresses and ports by which the workload knows it: the
     /// host's NAT has nothing to do with it.

@@ -68,7 +68,8 @@ pub enum Reason {
     Martian = 29,
     /// An IP header with options, sent by a workload.
     IpOptions = 30,
-    /// Passed by the sender's program straight into another workload of the host, judged for both.
+    /// Passed by the host's stack: from a workload straight into another one of the host, judged for both, to the tunnel,
+    /// or out of it into a workload.
     Direct = 31,
 }
 

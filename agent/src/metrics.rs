@@ -67,7 +67,12 @@ fn write(text: &mut String, status: &Status) -> fmt::Result {
         let values = status.map_fill.iter().map(|(map, fill)| (format!("{{map=\"{map}\"}}"), value(fill)));
         family(text, name, "gauge", help, values)
     };
-    fill("weft_map_entries", "Entries of the programs' maps.", |fill| fill.entries, text)?;
+    fill(
+        "weft_map_entries",
+        "Entries of the programs' maps; of ct_est4 as of the last sweep, once a minute.",
+        |fill| fill.entries,
+        text,
+    )?;
     fill("weft_map_capacity", "Entries that the programs' maps take.", |fill| fill.capacity, text)?;
     let parts = [("network", &status.network), ("programs", &status.datapath)];
     let in_sync = parts.iter().map(|(part, sync)| (format!("{{part=\"{part}\"}}"), u64::from(sync.in_sync)));

@@ -6,7 +6,7 @@ use weft_model::datapath::MapSizes;
 /// The object, aligned as its parser wants it.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.o"));
 
-/// A kernel program; DESIGN §5 says what each does.
+/// A kernel program; docs/datapath.md says what each does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Program {
     /// Ingress of a workload's host veth.

@@ -70,7 +70,7 @@ impl Datapath {
     /// until they are attached again.
     ///
     /// # Errors
-    /// The kernel refuses the object (not root, kernel older than 5.11), `bpf_dir` is not on a
+    /// The kernel refuses the object (not root, kernel older than 5.12), `bpf_dir` is not on a
     /// bpffs, or `host` is out of range.
     pub fn open(bpf_dir: &Path, host: &Host) -> Result<Self, DatapathError> {
         Self::open_sized(bpf_dir, host, &MapSizes::default())

@@ -1,4 +1,4 @@
-//! Who may reach a workload, and whom it may reach, packet by packet: DESIGN §5's table.
+//! Who may reach a workload, and whom it may reach, packet by packet: the table of docs/policies.md.
 
 mod common;
 

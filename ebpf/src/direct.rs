@@ -4,8 +4,8 @@
 //!
 //! A flow is opened through the stack, and goes this way once it is answered, if both ends know it by the same
 //! addresses and ports: then the host's NAT had nothing to do with it. What another host's workload knows is not to be
-//! seen; there, packets that come out of the tunnel as the workload here knows them say the same. From there on all of
-//! it goes this way, or none of it any more. The host's conntrack saw a TCP handshake and takes what followed for
+//! seen; there, packets that come out of the tunnel as the workload here knows them say the same. Of TCP all
+//! goes this way from there on, or nothing any more. The host's conntrack saw a TCP handshake and takes what followed for
 //! invalid if it met it again: even what the destination refuses, and the reset that tells of it, keep clear of it.
 
 use crate::conntrack::{self, Arrival};

@@ -95,8 +95,8 @@ pub(crate) fn establish(key: &ConnKey4, conn: &Conn, from: Place) {
     }
 }
 
-/// A TCP connection has ended: its last packets need no share. Where it is from now on: what it was in may be another
-/// flow's soon.
+/// A TCP connection has ended: its last packets need no share. Returns where it is from now on: what it was in may be
+/// another flow's soon.
 #[inline(always)]
 pub(crate) fn end(key: &ConnKey4, conn: &Conn) -> Option<*mut Conn> {
     let conn = *conn;

@@ -59,7 +59,7 @@ pub(crate) fn look(local: &Local, key: &ConnKey4) -> Flow {
     find(key, local, now()).map_or(NONE, |(conn, _)| conn)
 }
 
-/// Whether the flow may pass as it is; used for packets that quote it.
+/// Whether the flow may pass as it is.
 #[inline(always)]
 pub(crate) fn is_current(local: &Local, conn: &Conn) -> bool {
     conn.generation == local.head.generation && conn.flags & conn_flag::REVOKED == 0

@@ -23,7 +23,7 @@ impl Local {
     pub(crate) fn at(slot: u32) -> Result<Self, Reason> {
         let endpoint = EP.get_ptr(slot).ok_or(Reason::NoEndpoint)?;
         // SAFETY: a value of an array map lives as long as the map. The word changes under us: it
-        // is read once, before anything that it decides (dataplane.md §6, rule 1).
+        // is read once, before anything that it decides (docs/datapath.md, races, 1).
         let (endpoint, word) = unsafe { (&*endpoint, (&raw const (*endpoint).head).read_volatile()) };
         let head = Head::unpack(word);
         if head.flags & flag::ACTIVE == 0 {

@@ -1,4 +1,4 @@
-//! The kernel programs: five classifiers, one a hook (DESIGN §5). On any other target than bpf this
+//! The kernel programs: five classifiers, one a hook (docs/datapath.md). On any other target than bpf this
 //! is an empty program, so that the workspace builds as a whole.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 

@@ -1,7 +1,7 @@
 //! Answers to denied packets: the packet itself is rewritten into a TCP RST or an ICMP error and
 //! sent back the way it came, under [`INJECTED_MARK`].
 //!
-//! The checksum trap (dataplane.md §4): an skb whose checksum is left to the device
+//! The checksum trap: an skb whose checksum is left to the device
 //! (CHECKSUM_PARTIAL) stays so, and the device will sum from the old transport header on. Such a
 //! packet has a gso_size or the pseudo header's sum in its checksum field.
 

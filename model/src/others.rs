@@ -119,7 +119,8 @@ pub fn plan_forward(chains: &[Forward], placement: &Placement) -> (Vec<Op>, Vec<
             // Its zone of the underlay takes no VXLAN either: our outer packets are nobody's connections.
             FIREWALLD => complaints.push(format!(
                 "firewalld refuses what workloads send and receive; firewall-cmd --permanent --zone=trusted \
-                 --add-interface={bridge} --add-interface={vxlan}; firewall-cmd --permanent --add-port={port}/udp; \
+                 --add-interface={bridge} --add-interface={vxlan}; firewall-cmd --permanent --zone=<the underlay's> \
+                 --add-port={port}/udp; \
                  firewall-cmd --reload"
             )),
             _ => complaints.push(format!(

@@ -303,7 +303,8 @@ impl Core {
             .collect();
         let text = (!groups.is_empty()).then(|| {
             format!(
-                "{}; they are judged by the policies before, and no new workload of theirs starts",
+                "{}; they are judged by the policies before, and no new workload of theirs starts: take policies back, or \
+                 raise max_policy_entries (pol, ranges) and start weftd again",
                 groups.join("; ")
             )
         });

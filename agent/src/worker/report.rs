@@ -68,10 +68,13 @@ impl Core {
         // Of the connections the oldest give way: that is no matter for a person.
         let nearly_full = map_fill.iter().filter(|(map, fill)| *map != "ct_est4" && fill.is_nearly_full());
         alarms.extend(nearly_full.map(|(map, MapFill { entries, capacity })| {
-            let mend = if matches!(map.as_str(), "pol" | "ranges") { "; raise max_policy_entries" } else { "" };
+            let mend = match map.as_str() {
+                "pol" | "ranges" => "raise max_policy_entries and start weftd again",
+                _ => "its size is fixed, docs/datapath.md says under Limits what it is of",
+            };
             format!(
                 "map {map} of the programs is nearly full: {entries} of {capacity} entries; what does not fit will be \
-                 refused{mend}"
+                 refused: {mend}"
             )
         }));
         Status {

@@ -1,4 +1,4 @@
-//! The reference semantics: DESIGN's table "who may reach a workload", and tiers of rules.
+//! The reference semantics: the table "who may reach a workload" (docs/policies.md), and tiers of rules.
 
 use super::Isolation;
 use super::rule::{Direction, Peer, PolicySet, Rule, Tier, Verdict};

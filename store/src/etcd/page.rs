@@ -6,7 +6,7 @@ use super::change::Change;
 use super::keys::Range;
 use etcd_client::{GetOptions, GetResponse};
 
-/// Keys a page: a list of 20,000 documents is fastest with about this many (control-plane.md §2).
+/// Keys a page: a list of 20,000 documents is fastest with about this many (measured).
 const PAGE: i64 = 2_000;
 
 /// All keys of a range at one revision.
