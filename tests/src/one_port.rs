@@ -2,7 +2,7 @@
 //! began later another port: on the wire and in the backend, the earlier one looks as the later one does in the client.
 
 use crate::PATIENCE;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use weft_lab::Workload;
 use weft_lab::probe::{Stream, connects_from, inside};
@@ -46,16 +46,22 @@ impl OnePort<'_> {
         ask(&client, (self.service, port).into(), &server);
     }
 
+    /// Connects from port 40001, always.
+    ///
+    /// # Panics
+    /// There is no connection.
+    #[must_use]
+    pub fn connect(&self, to: Ipv4Addr, port: u16) -> TcpStream {
+        let to = SocketAddrV4::new(to, port);
+        connects_from(&self.client.netns, 40_001, to, PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"))
+    }
+
     /// A connection to the service that says nothing, one straight to the backend that transfers, then the first, too.
     ///
     /// # Panics
     /// One of them breaks, or nothing comes.
     pub fn connections(&self, port: u16) {
-        let connect = |to| {
-            let to = SocketAddrV4::new(to, port);
-            connects_from(&self.client.netns, 40_001, to, PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"))
-        };
-        let (by_service, straight) = (connect(self.service), connect(self.backend.ip));
+        let (by_service, straight) = (self.connect(self.service, port), self.connect(self.backend.ip, port));
         let straight = Stream::over(straight).expect("ask the backend");
         assert!(straight.flows(PATIENCE), "nothing comes from the backend");
         let by_service = Stream::over(by_service).expect("ask the service");

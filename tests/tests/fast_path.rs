@@ -178,3 +178,21 @@ fn a_long_exchange_of_datagrams_is_not_forgotten_by_the_host() {
     ends.datagrams_for(Duration::from_secs(12), 5353);
     assert!(scene.direct() > before + 100, "most of it goes past the stack");
 }
+
+/// What the host's conntrack has forgotten has no port any more, so the service's connection gets the same: it has to
+/// work, whatever becomes of the old one.
+#[test]
+fn a_connection_by_the_service_works_on_the_port_of_one_that_the_host_forgot() {
+    let scene = Scene::new("fastforgot");
+    scene.serve();
+    let host = scene.lab.host("n1");
+    host.sh("sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_recv=1").unwrap();
+    let ends = OnePort { client: &scene.client, service: SERVICE, backend: &scene.web };
+    let straight = Stream::over(ends.connect(scene.web.ip, 8080)).unwrap();
+    assert!(scene.goes_past_the_stack(&straight));
+    let forgotten = || Ok(!host.sh("cat /proc/self/net/nf_conntrack")?.contains("sport=40001 dport=8080"));
+    wait::until_true("the host to forget it", PATIENCE, forgotten).unwrap();
+    let by_service = Stream::over(ends.connect(SERVICE, 8080)).unwrap();
+    scene.later(&by_service);
+    assert!(!scene.goes_past_the_stack(&by_service));
+}
