@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+pub(crate) mod policies;
 mod port;
 
 use port::Port;
